@@ -1,0 +1,295 @@
+//! The arena: one file of DMA memory for each device, cut into buffers.
+
+use std::fmt;
+use std::ops::{Deref, DerefMut};
+use std::ptr::NonNull;
+use std::sync::{Arc, Mutex};
+
+use offset_allocator::{Allocation, Allocator};
+
+use super::SharedMemory;
+use crate::error::{Error, Result};
+use crate::pci::{DmaMapping, PciFunction};
+use crate::room::Room;
+
+/// Bytes of an arena unless told otherwise: rings and buffers together stay within the usual
+/// locked-memory limit of 8 MiB with room for other things.
+pub const DEFAULT_ARENA_BYTES: usize = 6 << 20;
+
+/// Pieces are cut in units of a cache line, so that no line is shared between two of them.
+const UNIT: usize = 64;
+
+/// How an arena is made.
+#[derive(Clone, Debug)]
+pub struct ArenaOptions {
+    /// Bytes, rounded up to pages; 64 KiB to 64 GiB. [`DEFAULT_ARENA_BYTES`] by default.
+    pub bytes: usize,
+    /// Try huge pages first. True by default; the log tells when there are none.
+    pub huge_pages: bool,
+}
+
+impl Default for ArenaOptions {
+    fn default() -> Self {
+        Self { bytes: DEFAULT_ARENA_BYTES, huge_pages: true }
+    }
+}
+
+/// DMA memory of one device, mapped for it as a whole and cut into [`DmaBuffer`]s.
+///
+/// The arena lives until the last buffer is gone. Only then is it unmapped from the device; if that
+/// fails, the memory is leaked on purpose, because the device may still write to it.
+pub struct Arena {
+    memory: std::mem::ManuallyDrop<SharedMemory>,
+    mapping: DmaMapping,
+    function: Arc<dyn PciFunction>,
+    cuts: Mutex<Vec<Cut>>,
+    room: Arc<Room>,
+}
+
+/// A segment and the allocator of its units.
+struct Cut {
+    offset: usize,
+    iova: u64,
+    units: u32,
+    allocator: Allocator<u32>,
+}
+
+impl Arena {
+    /// Creates the memory and maps it for `function`. `room` is told of every buffer that comes
+    /// back.
+    ///
+    /// # Errors
+    /// A size out of range, no memory, or the function's refusal to map it.
+    pub fn new(function: Arc<dyn PciFunction>, options: &ArenaOptions, room: Arc<Room>) -> Result<Arc<Self>> {
+        if !(64 << 10..=64 << 30).contains(&options.bytes) {
+            return Err(Error::Invalid(format!(
+                "cannot create a DMA arena of {} bytes; it holds 64 KiB to 64 GiB",
+                options.bytes
+            )));
+        }
+        let memory = SharedMemory::create(options.bytes, options.huge_pages)?;
+        let mapping = function.map_dma(memory.fd(), 0, memory.len() as u64)?;
+        let mut cuts = Vec::with_capacity(mapping.segments.len());
+        for segment in &mapping.segments {
+            let inside =
+                segment.offset.checked_add(segment.len).is_some_and(|end| end <= memory.len() as u64)
+                    && segment.iova.checked_add(segment.len).is_some();
+            let units = u32::try_from(segment.len / UNIT as u64).ok();
+            let (Ok(offset), Some(units), true) = (usize::try_from(segment.offset), units, inside) else {
+                return Err(Error::NotUsable {
+                    device: function.address().to_owned(),
+                    why: format!("its DMA mapping is impossible: {segment:?}"),
+                });
+            };
+            let most = units.clamp(64, 1 << 16);
+            let allocator = Allocator::with_max_allocs(units, most);
+            cuts.push(Cut { offset, iova: segment.iova, units, allocator });
+        }
+        tracing::debug!(
+            device = function.address(),
+            bytes = memory.len(),
+            huge = memory.is_huge(),
+            segments = mapping.segments.len(),
+            "DMA arena mapped"
+        );
+        Ok(Arc::new(Self {
+            memory: std::mem::ManuallyDrop::new(memory),
+            mapping,
+            function,
+            cuts: Mutex::new(cuts),
+            room,
+        }))
+    }
+
+    /// Bytes of the arena, rings included.
+    pub fn bytes(&self) -> usize {
+        self.memory.len()
+    }
+
+    /// Bytes of the largest buffer that the arena could ever hold.
+    pub fn largest(&self) -> usize {
+        let cuts = self.lock();
+        cuts.iter().map(|cut| cut.units as usize * UNIT).max().unwrap_or(0)
+    }
+
+    /// Bytes that are free at the moment, in pieces of any size.
+    pub fn free_bytes(&self) -> usize {
+        let cuts = self.lock();
+        cuts.iter().map(|cut| cut.allocator.storage_report().total_free_space as usize * UNIT).sum()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Cut>> {
+        self.cuts.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Cuts a buffer of `len` bytes (0 counts as a buffer too), aligned to a cache line and
+    /// contiguous for the device. Its contents are whatever was there before.
+    ///
+    /// # Errors
+    /// [`Error::NoRoom`] when there is none at the moment, [`Error::Invalid`] when there never can
+    /// be.
+    pub fn buffer(self: &Arc<Self>, len: usize) -> Result<DmaBuffer> {
+        let mut cuts = self.lock();
+        let units = len.div_ceil(UNIT).max(1);
+        let mut possible = false;
+        for (index, cut) in cuts.iter_mut().enumerate() {
+            let Ok(units) = u32::try_from(units) else { break };
+            if units > cut.units {
+                continue;
+            }
+            possible = true;
+            let Some(piece) = cut.allocator.allocate(units) else { continue };
+            let within = piece.offset as usize * UNIT;
+            let capacity = units as usize * UNIT;
+            let Some(pointer) = self.memory.pointer(cut.offset + within, capacity) else {
+                break; // The segment was checked against the memory: this cannot be.
+            };
+            return Ok(DmaBuffer {
+                arena: Arc::clone(self),
+                pointer,
+                len,
+                capacity,
+                iova: cut.iova + within as u64,
+                piece,
+                cut: index,
+            });
+        }
+        drop(cuts);
+        if possible {
+            Err(Error::NoRoom("a buffer"))
+        } else {
+            Err(Error::Invalid(format!(
+                "a buffer of {len} bytes can never fit: the largest that this device's DMA arena \
+                 holds is {} bytes; open the device with a larger arena",
+                self.largest()
+            )))
+        }
+    }
+
+    fn give_back(&self, cut: usize, piece: Allocation<u32>) {
+        if let Some(cut) = self.lock().get_mut(cut) {
+            cut.allocator.free(piece);
+        }
+        self.room.announce();
+    }
+}
+
+impl Drop for Arena {
+    fn drop(&mut self) {
+        if self.memory.is_inherited() {
+            return;
+        }
+        match self.function.unmap_dma(&self.mapping) {
+            // SAFETY: the only take, in drop; the device cannot reach the memory any more.
+            Ok(()) => unsafe { std::mem::ManuallyDrop::drop(&mut self.memory) },
+            Err(error) => tracing::error!(
+                device = self.function.address(),
+                bytes = self.memory.len(),
+                %error,
+                "DMA memory leaked on purpose: the device may still write to it"
+            ),
+        }
+    }
+}
+
+impl fmt::Debug for Arena {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Arena").field("bytes", &self.bytes()).finish_non_exhaustive()
+    }
+}
+
+/// A piece of DMA memory, contiguous for the device, filled and read in place as a slice.
+///
+/// While a request is in flight the queue owns its buffers, so no slice of them can exist. Dropping
+/// one gives its memory back to the arena.
+pub struct DmaBuffer {
+    arena: Arc<Arena>,
+    pointer: NonNull<u8>,
+    len: usize,
+    capacity: usize,
+    iova: u64,
+    piece: Allocation<u32>,
+    cut: usize,
+}
+
+// SAFETY: a buffer is the only owner of its piece, like a Vec; the arena is shared and locked.
+unsafe impl Send for DmaBuffer {}
+// SAFETY: a shared reference gives nothing but shared slices.
+unsafe impl Sync for DmaBuffer {}
+
+impl DmaBuffer {
+    /// Bus address of the first byte.
+    #[inline]
+    pub fn iova(&self) -> u64 {
+        self.iova
+    }
+
+    /// The most bytes that [`set_len`](Self::set_len) accepts.
+    #[inline]
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Makes the buffer `len` bytes long. Bytes beyond the old length are whatever was there.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] above the [`capacity`](Self::capacity).
+    pub fn set_len(&mut self, len: usize) -> Result<()> {
+        if len > self.capacity {
+            return Err(Error::Invalid(format!(
+                "a buffer of {} bytes cannot be made {len} bytes long",
+                self.capacity
+            )));
+        }
+        self.len = len;
+        Ok(())
+    }
+
+    /// First byte, for descriptors of the crate's own.
+    #[inline]
+    pub(crate) fn pointer(&self) -> NonNull<u8> {
+        self.pointer
+    }
+
+    /// Whether the buffer was cut from `arena`.
+    #[inline]
+    pub fn is_of(&self, arena: &Arc<Arena>) -> bool {
+        Arc::ptr_eq(&self.arena, arena)
+    }
+}
+
+impl Deref for DmaBuffer {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        // SAFETY: pointer..+len lies in the arena's map, which `arena` keeps alive, is initialised
+        // (fresh memfd pages are zero) and belongs to this buffer alone. The device may write it
+        // only while a queue owns the buffer, and then nobody can call this.
+        unsafe { std::slice::from_raw_parts(self.pointer.as_ptr(), self.len) }
+    }
+}
+
+impl DerefMut for DmaBuffer {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in deref; `&mut self` makes it the only slice.
+        unsafe { std::slice::from_raw_parts_mut(self.pointer.as_ptr(), self.len) }
+    }
+}
+
+impl Drop for DmaBuffer {
+    fn drop(&mut self) {
+        // In a forked child the arena's lock may be held by a thread that does not exist there.
+        if !self.arena.memory.is_inherited() {
+            self.arena.give_back(self.cut, self.piece);
+        }
+    }
+}
+
+impl fmt::Debug for DmaBuffer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Never the contents: they may be secret.
+        write!(f, "DmaBuffer({} of {} bytes at {:#x})", self.len, self.capacity, self.iova)
+    }
+}

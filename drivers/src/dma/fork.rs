@@ -1,0 +1,181 @@
+//! The fork generation, and the epoch words of queues.
+//!
+//! A private page that the kernel wipes in a forked child (MADV_WIPEONFORK) holds one word for each
+//! queue: its epoch, never 0. A handle remembers the epoch it works under and compares it before it
+//! touches anything else. One load so covers three cases: the queue is closed (the word is odd), it
+//! has new rings after a recovery (another even value), or this is a forked child (0).
+
+use crate::primitive::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+
+/// Epoch words that read as zero in a forked child.
+#[derive(Debug)]
+pub struct ForkPage {
+    words: imp::Words,
+}
+
+/// Words on the page: word 0 is the generation, the rest are epochs.
+pub(super) const WORDS: usize = 512;
+
+impl ForkPage {
+    /// A page of words: 1 for the generation, all others 0.
+    ///
+    /// # Errors
+    /// The system's, when the page cannot be had.
+    pub fn new() -> crate::Result<Arc<Self>> {
+        let page = Self { words: imp::Words::new()? };
+        page.word(0).store(1, Ordering::Relaxed);
+        Ok(Arc::new(page))
+    }
+
+    /// Whether this process is a forked child of the one that made the page.
+    #[inline]
+    pub fn is_child(&self) -> bool {
+        self.word(0).load(Ordering::Relaxed) == 0
+    }
+
+    #[inline]
+    fn word(&self, index: usize) -> &AtomicU64 {
+        self.words.get(index)
+    }
+
+    /// The epoch word `index` (1..512), set to its first epoch; `None` where there are no more.
+    pub fn epoch(self: &Arc<Self>, index: usize) -> Option<Epoch> {
+        if index == 0 || index >= WORDS {
+            return None;
+        }
+        self.word(index).store(Epoch::FIRST, Ordering::Relaxed);
+        Some(Epoch { page: Arc::clone(self), index })
+    }
+}
+
+/// The epoch word of one queue: even while the queue is live, odd once it is closed, 0 in a child.
+#[derive(Clone, Debug)]
+pub struct Epoch {
+    page: Arc<ForkPage>,
+    index: usize,
+}
+
+impl Epoch {
+    /// The first epoch of a queue.
+    pub const FIRST: u64 = 2;
+
+    /// The word.
+    #[inline]
+    pub fn word(&self) -> &AtomicU64 {
+        self.page.word(self.index)
+    }
+
+    /// Whether this process is a forked child of the one that made the word.
+    #[inline]
+    pub fn is_child(&self) -> bool {
+        self.page.is_child()
+    }
+
+    /// Closes the epoch: submitters that look from now on are refused.
+    ///
+    /// The store is followed by the full fence of ordering.rs, (C): what a submitter published
+    /// before it could see the new word is visible to the caller afterwards.
+    pub fn close(&self) {
+        let epoch = self.word().load(Ordering::Relaxed);
+        self.word().store(epoch | 1, Ordering::Relaxed);
+        crate::primitive::atomic::fence(Ordering::SeqCst);
+    }
+}
+
+#[cfg(not(ringbell_loom))]
+mod imp {
+    use std::num::NonZeroUsize;
+    use std::ptr::NonNull;
+
+    use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, munmap};
+
+    use super::{AtomicU64, WORDS};
+    use crate::dma::memory::PAGE;
+    use crate::error::{Error, Result};
+
+    #[derive(Debug)]
+    pub(super) struct Words(NonNull<AtomicU64>);
+
+    // SAFETY: the page holds nothing but atomics and lives until Drop.
+    unsafe impl Send for Words {}
+    // SAFETY: as for Send.
+    unsafe impl Sync for Words {}
+
+    impl Words {
+        pub(super) fn new() -> Result<Self> {
+            const { assert!(WORDS * size_of::<AtomicU64>() == PAGE) };
+            let len = const { NonZeroUsize::new(PAGE).unwrap() };
+            let attempted = "map the page that a fork wipes";
+            let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+            // SAFETY: a new anonymous map at an address of the kernel's choice.
+            let base = unsafe { mmap_anonymous(None, len, protection, MapFlags::MAP_PRIVATE) }
+                .map_err(|e| Error::io(attempted, e))?;
+            let words = Self(base.cast());
+            // SAFETY: the range is the map just made; the advice acts in children only.
+            unsafe { madvise(base, PAGE, MmapAdvise::MADV_WIPEONFORK) }
+                .map_err(|e| Error::io_with(attempted, e, "Linux 4.14 or later is needed"))?;
+            Ok(words)
+        }
+
+        #[inline(always)]
+        pub(super) fn get(&self, index: usize) -> &AtomicU64 {
+            debug_assert!(index < WORDS);
+            // SAFETY: index < WORDS (the only callers: the constant 0, and indexes that epoch()
+            // checked); the page is zeroed or written as AtomicU64 and lives as long as self.
+            unsafe { self.0.add(index).as_ref() }
+        }
+    }
+
+    impl Drop for Words {
+        fn drop(&mut self) {
+            // SAFETY: the page is ours alone and no reference to it is left. A child has its own
+            // copy, so this is right there too.
+            let _ = unsafe { munmap(self.0.cast(), PAGE) };
+        }
+    }
+}
+
+#[cfg(ringbell_loom)]
+mod imp {
+    use super::AtomicU64;
+
+    #[derive(Debug)]
+    pub(super) struct Words(Vec<AtomicU64>);
+
+    impl Words {
+        pub(super) fn new() -> crate::Result<Self> {
+            Ok(Self((0..3).map(|_| AtomicU64::new(0)).collect()))
+        }
+
+        pub(super) fn get(&self, index: usize) -> &AtomicU64 {
+            &self.0[index]
+        }
+    }
+}
+
+#[cfg(all(test, not(ringbell_loom)))]
+mod tests {
+    use super::*;
+    use nix::sys::wait::{WaitStatus, waitpid};
+    use nix::unistd::{ForkResult, fork};
+
+    #[test]
+    fn a_forked_child_reads_zero_where_the_parent_reads_its_epoch() {
+        let page = ForkPage::new().unwrap();
+        let epoch = page.epoch(3).unwrap();
+        // SAFETY: the child only loads two words and leaves by _exit.
+        match unsafe { fork() }.unwrap() {
+            ForkResult::Child => {
+                let wiped = page.is_child() && epoch.word().load(Ordering::Relaxed) == 0;
+                // SAFETY: leaves the child at once, without running destructors of the harness.
+                unsafe { nix::libc::_exit(if wiped { 7 } else { 1 }) }
+            }
+            ForkResult::Parent { child } => {
+                assert_eq!(waitpid(child, None).unwrap(), WaitStatus::Exited(child, 7));
+                assert!(!page.is_child());
+                assert_eq!(epoch.word().load(Ordering::Relaxed), Epoch::FIRST);
+            }
+        }
+    }
+}

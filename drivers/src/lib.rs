@@ -1,0 +1,25 @@
+//! PCI functions, DMA memory, virtqueues and device drivers in userspace: the layer under the
+//! `ringbell` crate, which is what programs use.
+//!
+//! ```text
+//!   address          what to open
+//!   pci              the seam: how a PCI function is reached; mmio: registers in a mapped BAR
+//!   dma              memory that the device can reach; the fork generation and epoch words
+//!   virtio           the virtio PCI transport: capabilities, features, initialisation
+//!   virtqueue        a split ring in two halves, submitter and completer
+//!   virtio_crypto    the device: config, control queue, sessions, data queues
+//!   claim            counted references whose in-flight claim is part of the count
+//!   wait             sleeping until a device, a submitter or a timer wakes the poll thread
+//! ```
+//!
+//! `virtio*` never names a backend, `pci` never names a driver (a test in `tests/` guards it).
+
+pub mod address;
+pub mod dma;
+mod error;
+pub mod mmio;
+pub mod pci;
+pub mod primitive;
+pub mod room;
+
+pub use error::{Error, Lie, Result};
