@@ -15,11 +15,18 @@
 //! `virtio*` never names a backend, `pci` never names a driver (a test in `tests/` guards it).
 
 pub mod address;
+pub mod claim;
+pub mod clock;
 pub mod dma;
+pub mod engine;
 mod error;
 pub mod mmio;
 pub mod pci;
 pub mod primitive;
 pub mod room;
+pub mod virtio;
+pub mod virtio_crypto;
+pub mod virtqueue;
+pub mod wait;
 
 pub use error::{Error, Lie, Result};

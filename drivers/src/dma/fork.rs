@@ -2,8 +2,8 @@
 //!
 //! A private page that the kernel wipes in a forked child (MADV_WIPEONFORK) holds one word for each
 //! queue: its epoch, never 0. A handle remembers the epoch it works under and compares it before it
-//! touches anything else. One load so covers three cases: the queue is closed (the word is odd), it
-//! has new rings after a recovery (another even value), or this is a forked child (0).
+//! touches anything else. One load so covers three cases: the queue is closed (bit 0), it
+//! has new rings after a recovery (another number), or this is a forked child (0).
 
 use crate::primitive::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
@@ -49,7 +49,14 @@ impl ForkPage {
     }
 }
 
-/// The epoch word of one queue: even while the queue is live, odd once it is closed, 0 in a child.
+/// The epoch word of one queue, 0 in a child:
+///
+/// ```text
+///   | epoch number, from 1 | KEPT 1 | REAPED 1 | CLOSED 1 |
+/// ```
+///
+/// CLOSED: no new bursts. REAPED: the device is stopped, and the poll thread collects what is in
+/// flight. KEPT: the device could not be stopped, so the memory of what is in flight is kept.
 #[derive(Clone, Debug)]
 pub struct Epoch {
     page: Arc<ForkPage>,
@@ -58,7 +65,13 @@ pub struct Epoch {
 
 impl Epoch {
     /// The first epoch of a queue.
-    pub const FIRST: u64 = 2;
+    pub const FIRST: u64 = 1 << 3;
+    /// No new bursts.
+    pub const CLOSED: u64 = 1;
+    /// What is in flight is being collected.
+    pub const REAPED: u64 = 2;
+    /// The memory of what was in flight may still be written by the device.
+    pub const KEPT: u64 = 4;
 
     /// The word.
     #[inline]
@@ -72,13 +85,13 @@ impl Epoch {
         self.page.is_child()
     }
 
-    /// Closes the epoch: submitters that look from now on are refused.
+    /// Sets some of the three bits. Only the poll thread does.
     ///
     /// The store is followed by the full fence of ordering.rs, (C): what a submitter published
     /// before it could see the new word is visible to the caller afterwards.
-    pub fn close(&self) {
+    pub fn mark(&self, bits: u64) {
         let epoch = self.word().load(Ordering::Relaxed);
-        self.word().store(epoch | 1, Ordering::Relaxed);
+        self.word().store(epoch | bits, Ordering::Relaxed);
         crate::primitive::atomic::fence(Ordering::SeqCst);
     }
 }

@@ -1,0 +1,245 @@
+//! The control queue (5.9.7.2): sessions are created and destroyed there.
+//!
+//! Nothing here waits. Each command has a DMA buffer of its own, which is in the ring's entry while
+//! the device has it and is zeroised when it comes back, since it held a key:
+//!
+//! ```text
+//!   0          72                 144     192     208
+//!   | request  | key (up to 64)   |       | reply |
+//! ```
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use zerocopy::{FromBytes, IntoBytes};
+use zeroize::Zeroize;
+
+use super::config::algorithm_of;
+use super::status;
+use super::wire::{self, CreateCipherSession, DestroySession, SessionReply, opcode, operation};
+use crate::dma::{Arena, DmaBuffer};
+use crate::engine::{DeviceStatus, Direction, Session};
+use crate::error::{Error, Lie, Result};
+use crate::virtqueue::{Completer, Descriptor, SplitRing, Submitter};
+
+/// log2 of a command's descriptors: request, reply.
+pub(super) const SHIFT: u32 = 1;
+/// Descriptors of the control ring that are used: up to 8 commands at once.
+pub(super) const RING: u16 = 16;
+
+const REPLY: usize = 192;
+const BUFFER: usize = REPLY + size_of::<SessionReply>();
+
+/// What was asked of the device.
+#[derive(Debug)]
+pub(super) enum Command {
+    Create(Arc<Session>),
+    Destroy(u64),
+}
+
+/// What the device answered.
+#[derive(Debug)]
+pub(super) enum Answer {
+    Created(Arc<Session>, u64),
+    NotCreated(Arc<Session>, u32),
+    Destroyed,
+}
+
+pub(super) struct Entry {
+    buffer: DmaBuffer,
+    command: Command,
+    since: Instant,
+}
+
+/// The control queue of one device.
+pub(super) struct Control {
+    submitter: Submitter<Entry, SplitRing>,
+    completer: Completer<Entry, SplitRing>,
+    arena: Arc<Arena>,
+    /// Commands that the ring had no room for.
+    waiting: VecDeque<Command>,
+    limit: Duration,
+}
+
+impl Control {
+    pub(super) fn new(
+        (submitter, completer): (Submitter<Entry, SplitRing>, Completer<Entry, SplitRing>),
+        arena: Arc<Arena>,
+        limit: Duration,
+    ) -> Self {
+        Self { submitter, completer, arena, waiting: VecDeque::new(), limit }
+    }
+
+    /// Commands that are not answered yet.
+    pub(super) fn outstanding(&self) -> usize {
+        self.waiting.len() + self.completer.in_flight() as usize
+    }
+
+    /// Sends a command, now or as soon as there is room.
+    pub(super) fn send(&mut self, command: Command) -> Result<()> {
+        self.waiting.push_back(command);
+        self.flush()
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        while let Some(command) = self.waiting.pop_front() {
+            let buffer = match self.arena.buffer(BUFFER) {
+                Ok(buffer) => buffer,
+                Err(Error::NoRoom(_)) => {
+                    self.waiting.push_front(command);
+                    return Ok(());
+                }
+                Err(error) => return Err(error),
+            };
+            if let Some(command) = self.submit(buffer, command)? {
+                self.waiting.push_front(command);
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts a command into the ring; gives it back where the ring is full.
+    fn submit(&mut self, mut buffer: DmaBuffer, command: Command) -> Result<Option<Command>> {
+        buffer.fill(0);
+        let (readable, writable) = fill(&mut buffer, &command);
+        let (request, reply) = (buffer.iova(), buffer.iova() + REPLY as u64);
+        let mut left = None;
+        let sent = self.submitter.burst(|burst| match burst.vacancy() {
+            None => left = Some((command, buffer)),
+            Some(slot) => {
+                let head = slot << SHIFT;
+                let ring = burst.memory();
+                ring.put_descriptor(
+                    head,
+                    Descriptor { address: request, len: readable, flags: Descriptor::NEXT, next: head + 1 },
+                );
+                ring.put_descriptor(
+                    head + 1,
+                    Descriptor { address: reply, len: writable, flags: Descriptor::WRITE, next: 0 },
+                );
+                burst.commit(slot, Entry { buffer, command, since: Instant::now() });
+            }
+        });
+        sent.map_err(|_| Error::Down("closed"))?;
+        Ok(left.map(|(command, mut buffer)| {
+            buffer.zeroize();
+            command
+        }))
+    }
+
+    /// Takes what the device has answered.
+    pub(super) fn poll(&mut self, mut answered: impl FnMut(Answer)) -> Result<bool> {
+        let mut lie = None;
+        let drained = self.completer.drain(
+            usize::from(RING),
+            |_, id, len, entry| {
+                let capacity = match entry.command {
+                    Command::Create(_) => size_of::<SessionReply>() as u32,
+                    Command::Destroy(_) => 1,
+                };
+                if len > capacity { Err(Lie::Length { id, len, capacity }) } else { Ok(id) }
+            },
+            |mut entry, id| {
+                // The buffer is back: the device does not write it any more.
+                match answer(&entry.buffer, entry.command) {
+                    Ok(answer) => answered(answer),
+                    Err(status) => lie = Some(Lie::Status { id, status }),
+                }
+                entry.buffer.zeroize();
+            },
+        );
+        if let Some(lie) = lie.or(drained.lie) {
+            return Err(lie.into());
+        }
+        if drained.completed > 0 {
+            self.flush()?;
+        } else if self.completer.in_flight() > 0 {
+            self.check_deadlines()?;
+        } else {
+            self.flush()?;
+        }
+        Ok(drained.completed > 0)
+    }
+
+    fn check_deadlines(&mut self) -> Result<()> {
+        let now = Instant::now();
+        let mut late = false;
+        let limit = self.limit;
+        self.completer.for_each_in_flight(|entry| late |= now.duration_since(entry.since) > limit);
+        if late { Err(Error::Timeout { what: "answer a control request", limit }) } else { Ok(()) }
+    }
+
+    /// Asks for an interrupt at the next answer; false where there is one already.
+    pub(super) fn arm(&self) -> bool {
+        self.completer.arm()
+    }
+
+    /// After the device was reset: forgets all commands. The sessions of those that were to be
+    /// created are given to `lost`.
+    pub(super) fn close(&mut self, mut lost: impl FnMut(Arc<Session>)) {
+        self.completer.close();
+        let mut forget = |command| {
+            if let Command::Create(session) = command {
+                lost(session);
+            }
+        };
+        self.completer.reap(false, |mut entry| {
+            entry.buffer.zeroize();
+            forget(entry.command);
+        });
+        self.waiting.drain(..).for_each(forget);
+    }
+}
+
+/// Writes the request; returns the lengths of its readable and writable part.
+fn fill(buffer: &mut DmaBuffer, command: &Command) -> (u32, u32) {
+    match command {
+        Command::Create(session) => {
+            let spec = session.spec();
+            let mut request = CreateCipherSession::default();
+            let algorithm = algorithm_of(spec.cipher);
+            request.header.opcode = opcode::CIPHER_CREATE_SESSION.into();
+            request.header.algo = algorithm.into();
+            request.algo = algorithm.into();
+            request.key_len = (spec.key.len() as u32).into();
+            request.op = match spec.direction {
+                Direction::Encrypt => operation::ENCRYPT,
+                Direction::Decrypt => operation::DECRYPT,
+            }
+            .into();
+            request.op_type = wire::SYM_OP_CIPHER.into();
+            let bytes = request.as_bytes();
+            let end = bytes.len() + spec.key.len();
+            buffer[..bytes.len()].copy_from_slice(bytes);
+            buffer[bytes.len()..end].copy_from_slice(&spec.key);
+            (end as u32, size_of::<SessionReply>() as u32)
+        }
+        Command::Destroy(id) => {
+            let mut request = DestroySession::default();
+            request.header.opcode = opcode::CIPHER_DESTROY_SESSION.into();
+            request.session_id = (*id).into();
+            let bytes = request.as_bytes();
+            buffer[..bytes.len()].copy_from_slice(bytes);
+            (bytes.len() as u32, 1)
+        }
+    }
+}
+
+/// Reads the reply; the error is a status that the specification does not have.
+fn answer(buffer: &DmaBuffer, command: Command) -> Result<Answer, u8> {
+    match command {
+        Command::Create(session) => {
+            let reply = SessionReply::read_from_bytes(&buffer[REPLY..BUFFER]).unwrap_or_default();
+            let status = reply.status.get();
+            match u8::try_from(status).ok().and_then(status::decode) {
+                Some(DeviceStatus::Ok) => Ok(Answer::Created(session, reply.session_id.get())),
+                Some(_) => Ok(Answer::NotCreated(session, status)),
+                None => Err(status.to_le_bytes()[0]),
+            }
+        }
+        // Whatever a destroy is answered with, the session is not ours any more.
+        Command::Destroy(_) => status::decode(buffer[REPLY]).map(|_| Answer::Destroyed).ok_or(buffer[REPLY]),
+    }
+}

@@ -1,0 +1,323 @@
+//! The data queues (5.9.7.4): a cipher request becomes a descriptor chain.
+//!
+//! Each slot has a block of DMA memory that is prepared once; an operation writes only what changes:
+//!
+//! ```text
+//!   0        64                136        152          192
+//!   | table  | CipherRequest   | IV       | status |   |   a block, three cache lines
+//!   |        |                 |          |        |
+//!   |  [0] --+-> header and IV ----------->        |       readable
+//!   |  [1] ----> source (a buffer)                 |       readable
+//!   |  [2] ----> destination (a buffer)            |       writable
+//!   |  [3] ---------------------------------------->       writable, one byte
+//! ```
+//!
+//! Header and IV stand in one descriptor, which any device takes (2.7.4.1: framing carries no
+//! meaning). With INDIRECT_DESC the table is the block's and a slot costs one descriptor of the
+//! ring; without, the slot's four descriptors stand in the ring's own table. A request of no bytes
+//! skips descriptors 1 and 2: a zero-length descriptor is not allowed (2.7.5).
+//!
+//! What was written to a slot is never read back, for the device could have changed it.
+
+use std::mem::offset_of;
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use super::status;
+use super::wire::{self, CipherRequest};
+use crate::dma::DmaBuffer;
+use crate::engine::DeviceStatus;
+use crate::error::{Error, Lie, Result};
+use crate::virtqueue::{Burst, Closed, Completer, Descriptor, Drained, SplitRing, Submitter};
+
+/// Descriptors of a chain.
+pub(super) const CHAIN: usize = 4;
+/// log2 of it: slots without indirect tables.
+pub(super) const CHAIN_SHIFT: u32 = 2;
+
+const REQUEST: usize = 64;
+const IV: usize = 136;
+const STATUS: usize = 152;
+const BLOCK: usize = 192;
+const _: () = assert!(REQUEST + size_of::<CipherRequest>() == IV && IV + 16 == STATUS && STATUS < BLOCK);
+
+/// What stands in the status byte until the device writes it. Not in the specification, so a
+/// completion without a status is a lie.
+const NOT_WRITTEN: u8 = 0xff;
+
+/// A piece of DMA memory: where the device finds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Bus address of the first byte.
+    pub iova: u64,
+    /// Bytes.
+    pub len: u32,
+}
+
+/// One cipher operation, as the ring needs it.
+#[derive(Clone, Copy, Debug)]
+pub struct CipherJob {
+    /// Decrypt instead of encrypt.
+    pub decrypt: bool,
+    /// The device's algorithm number.
+    pub algorithm: u32,
+    /// A live session.
+    pub session_id: u64,
+    /// IV or first counter block.
+    pub iv: [u8; 16],
+    /// Bytes of it that are used: 16, or 0.
+    pub iv_len: u32,
+    /// Input.
+    pub source: Place,
+    /// Output, as long as the input; may be the same memory.
+    pub destination: Place,
+}
+
+/// What the queue has to know of a caller's entry.
+pub trait Entry {
+    /// Bytes that the device may write for it, the status byte not counted.
+    fn writable(&self) -> u32;
+}
+
+/// The blocks of all slots.
+pub(super) struct Blocks {
+    memory: DmaBuffer,
+    /// Where the chains' descriptors stand: table of slot `n` at `tables + n * stride`.
+    tables: NonNull<u8>,
+    stride: usize,
+    count: usize,
+    base: NonNull<u8>,
+}
+
+// SAFETY: plain DMA memory, alive as long as `memory` (and, without indirect tables, as the ring,
+// which the queue halves keep). A slot's block is written by the submit half while the slot is
+// free, and its status byte is read by the complete half while it is in flight, both by raw
+// volatile access. Who else writes: the device, the status byte.
+unsafe impl Send for Blocks {}
+// SAFETY: as for Send.
+unsafe impl Sync for Blocks {}
+
+impl Blocks {
+    /// Bytes for `count` slots.
+    pub(super) const fn bytes(count: usize) -> usize {
+        count * BLOCK
+    }
+
+    /// Prepares the blocks of all slots and the ring's descriptors, before the device knows them.
+    pub(super) fn new(mut memory: DmaBuffer, ring: &mut SplitRing, count: u16, indirect: bool) -> Result<Self> {
+        if memory.len() < Self::bytes(count.into()) {
+            return Err(Error::Invalid(format!("{} bytes do not hold the blocks of {count} slots", memory.len())));
+        }
+        memory.fill(0);
+        let iova = memory.iova();
+        for slot in 0..count {
+            let at = usize::from(slot) * BLOCK;
+            let block = iova + at as u64;
+            let chain = [
+                (block + REQUEST as u64, (size_of::<CipherRequest>() + 16) as u32, Descriptor::NEXT),
+                (0, 0, Descriptor::NEXT),
+                (0, 0, Descriptor::NEXT | Descriptor::WRITE),
+                (block + STATUS as u64, 1, Descriptor::WRITE),
+            ];
+            let first = if indirect { 0 } else { slot << CHAIN_SHIFT };
+            for (index, (address, len, flags)) in (0..).zip(chain) {
+                let next = if flags & Descriptor::NEXT != 0 { first + index + 1 } else { 0 };
+                let descriptor = Descriptor { address, len, flags, next };
+                if indirect {
+                    let place = at + usize::from(index) * Descriptor::SIZE;
+                    memory[place..place + Descriptor::SIZE].copy_from_slice(&descriptor.to_bytes());
+                } else {
+                    ring.set_descriptor(first + index, descriptor);
+                }
+            }
+            if indirect {
+                let len = (CHAIN * Descriptor::SIZE) as u32;
+                let table = Descriptor { address: block, len, flags: Descriptor::INDIRECT, next: 0 };
+                ring.set_descriptor(slot, table);
+            }
+            let op_type = at + REQUEST + offset_of!(CipherRequest, op_type);
+            memory[op_type..op_type + 4].copy_from_slice(&wire::SYM_OP_CIPHER.to_le_bytes());
+        }
+        let base = memory.pointer();
+        let (tables, stride) =
+            if indirect { (base, BLOCK) } else { (ring.table(), CHAIN * Descriptor::SIZE) };
+        Ok(Self { memory, tables, stride, count: count.into(), base })
+    }
+
+    /// Writes the operation into slot `slot`, which is free.
+    #[inline(always)]
+    fn write(&self, slot: u16, indirect: bool, job: &CipherJob) {
+        let slot = usize::from(slot);
+        assert!(slot < self.count);
+        let empty = job.source.len == 0;
+        let first = if indirect { 0 } else { (slot * CHAIN) as u16 };
+        let head_len = size_of::<CipherRequest>() as u32 + job.iv_len;
+        let head = Descriptor::tail(head_len, Descriptor::NEXT, first + if empty { 3 } else { 1 });
+        let source = Descriptor::tail(job.source.len, Descriptor::NEXT, first + 2);
+        let flags = Descriptor::NEXT | Descriptor::WRITE;
+        let destination = Descriptor::tail(job.destination.len, flags, first + 3);
+        let opcode = if job.decrypt { wire::opcode::CIPHER_DECRYPT } else { wire::opcode::CIPHER_ENCRYPT };
+        let pair = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
+        // SAFETY: slot < count, so both pointers and all offsets below (at most BLOCK and CHAIN *
+        // SIZE) stay inside the memory that `memory` and the ring keep alive; all are aligned to 8
+        // (blocks and tables to 64, offsets multiples of 8) but for the status byte. The slot is
+        // free: the device has no chain with it, and the other half does not touch it. A device
+        // that writes here all the same harms only its own request.
+        unsafe {
+            let table = self.tables.add(slot * self.stride).cast::<u64>();
+            table.add(1).write_volatile(head.to_le());
+            table.add(2).write_volatile(job.source.iova.to_le());
+            table.add(3).write_volatile(source.to_le());
+            table.add(4).write_volatile(job.destination.iova.to_le());
+            table.add(5).write_volatile(destination.to_le());
+            let block = self.base.add(slot * BLOCK);
+            let word = |offset: usize| block.add(REQUEST + offset).cast::<u64>();
+            word(offset_of!(CipherRequest, opcode)).write_volatile(pair(opcode, job.algorithm).to_le());
+            word(offset_of!(CipherRequest, session_id)).write_volatile(job.session_id.to_le());
+            word(offset_of!(CipherRequest, iv_len)).write_volatile(pair(job.iv_len, job.source.len).to_le());
+            word(offset_of!(CipherRequest, dst_data_len)).write_volatile(u64::from(job.destination.len).to_le());
+            block.add(IV).cast::<[u64; 2]>().write_volatile(zerocopy::transmute!(job.iv));
+            block.add(STATUS).write_volatile(NOT_WRITTEN);
+        }
+    }
+
+    /// Reads the status byte of slot `slot`, once.
+    #[inline(always)]
+    fn status(&self, slot: u16) -> u8 {
+        let slot = usize::from(slot);
+        assert!(slot < self.count);
+        // SAFETY: inside the block, which `memory` keeps alive. The device may write it: one copy.
+        unsafe { self.base.add(slot * BLOCK + STATUS).read_volatile() }
+    }
+
+    /// For diagnostics: bytes of DMA memory.
+    pub(super) fn len(&self) -> usize {
+        self.memory.len()
+    }
+}
+
+/// The submit half of a data queue.
+pub struct DataSubmitter<T> {
+    ring: Submitter<T, SplitRing>,
+    blocks: Arc<Blocks>,
+    indirect: bool,
+}
+
+/// The complete half of a data queue.
+pub struct DataCompleter<T> {
+    ring: Completer<T, SplitRing>,
+    blocks: Arc<Blocks>,
+}
+
+/// Pairs the ring's halves with the blocks.
+pub(super) fn halves<T>(
+    (submitter, completer): (Submitter<T, SplitRing>, Completer<T, SplitRing>),
+    blocks: Blocks,
+    indirect: bool,
+) -> (DataSubmitter<T>, DataCompleter<T>) {
+    let blocks = Arc::new(blocks);
+    tracing::trace!(slots = submitter.capacity(), bytes = blocks.len(), indirect, "data queue made");
+    let submitter = DataSubmitter { ring: submitter, blocks: Arc::clone(&blocks), indirect };
+    (submitter, DataCompleter { ring: completer, blocks })
+}
+
+impl<T> DataSubmitter<T> {
+    /// Requests that the queue holds.
+    pub fn capacity(&self) -> u32 {
+        self.ring.capacity()
+    }
+
+    /// Requests accepted so far, wrapping.
+    pub fn accepted(&self) -> u32 {
+        self.ring.accepted()
+    }
+
+    /// Whether the queue still is open in this process.
+    ///
+    /// # Errors
+    /// See [`Closed`].
+    #[inline(always)]
+    pub fn check(&self) -> Result<(), Closed> {
+        self.ring.check()
+    }
+
+    /// Runs `f`, which pushes any number of requests, then publishes them together.
+    ///
+    /// # Errors
+    /// See [`Submitter::burst`]; afterwards look at [`withdrawn`](Self::withdrawn) there too.
+    #[inline]
+    pub fn burst<R>(&mut self, f: impl FnOnce(&mut CipherBurst<'_, '_, T>) -> R) -> Result<R, Closed> {
+        let (blocks, indirect) = (&*self.blocks, self.indirect);
+        self.ring.burst(|burst| f(&mut CipherBurst { burst, blocks, indirect }))
+    }
+
+    /// Whether there are withdrawn entries.
+    #[inline(always)]
+    pub fn has_withdrawn(&self) -> bool {
+        self.ring.has_withdrawn()
+    }
+
+    /// Entries that were taken back because the queue was reaped under the last burst; see
+    /// [`Submitter::withdrawn`].
+    pub fn withdrawn(&mut self) -> (Vec<T>, bool) {
+        self.ring.withdrawn()
+    }
+}
+
+/// A burst of cipher requests.
+pub struct CipherBurst<'a, 'b, T> {
+    burst: &'a mut Burst<'b, T, SplitRing>,
+    blocks: &'a Blocks,
+    indirect: bool,
+}
+
+impl<T> CipherBurst<'_, '_, T> {
+    /// Whether there is room, for this moment: a slot to give to [`push`](Self::push).
+    #[inline(always)]
+    pub fn vacancy(&mut self) -> Option<u16> {
+        self.burst.vacancy()
+    }
+
+    /// Writes `job` into the slot `vacancy` and puts `entry`, which holds the job's buffers, beside
+    /// it. It is published at the end of the burst.
+    ///
+    /// # Panics
+    /// If `vacancy` is not the last one returned.
+    #[inline(always)]
+    pub fn push(&mut self, vacancy: u16, job: &CipherJob, entry: T) {
+        self.blocks.write(vacancy, self.indirect, job);
+        self.burst.commit(vacancy, entry);
+    }
+}
+
+impl<T: Entry> DataCompleter<T> {
+    /// The ring's half: in-flight counts, arming, deadlines, closing.
+    pub fn ring(&mut self) -> &mut Completer<T, SplitRing> {
+        &mut self.ring
+    }
+
+    /// Requests that the device has.
+    #[inline]
+    pub fn in_flight(&self) -> u32 {
+        self.ring.in_flight()
+    }
+
+    /// Takes up to `budget` completions and calls `each` with the entry and the device's status.
+    /// Id, length and status are checked; see [`Completer::drain`].
+    #[inline]
+    pub fn drain(&mut self, budget: usize, mut each: impl FnMut(T, DeviceStatus)) -> Drained {
+        let blocks = &*self.blocks;
+        self.ring.drain(
+            budget,
+            |slot, id, len, entry: &T| {
+                let capacity = entry.writable() + 1;
+                if len > capacity {
+                    return Err(Lie::Length { id, len, capacity });
+                }
+                let byte = blocks.status(slot);
+                status::decode(byte).ok_or(Lie::Status { id, status: byte })
+            },
+            &mut each,
+        )
+    }
+}

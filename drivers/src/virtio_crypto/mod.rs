@@ -1,0 +1,29 @@
+//! The virtio-crypto device (VIRTIO 1.2, 5.9): configuration, control queue, sessions, data queues.
+//!
+//! ```text
+//!   VirtioCrypto          opens the device, implements Engine
+//!     config              what the device offers
+//!     control             the control queue: sessions are created and destroyed there
+//!     sessions            sessions cached by key
+//!     data                the data queues: a cipher request becomes a descriptor chain
+//!     wire                structures as the device sees them
+//!     status              what each status byte becomes
+//! ```
+//!
+//! The fixed-size session-mode layout is used: no revision or stateless feature bit is negotiated.
+
+mod config;
+mod control;
+mod data;
+mod device;
+mod sessions;
+mod status;
+pub mod wire;
+
+pub use data::{CipherBurst, CipherJob, DataCompleter, DataSubmitter, Entry, Place};
+pub use device::{DataQueue, OpenOptions, VirtioCrypto};
+
+/// The device's number of a cipher's algorithm (5.9.3.1), for [`CipherJob`].
+pub const fn algorithm(cipher: crate::engine::Cipher) -> u32 {
+    config::algorithm_of(cipher)
+}

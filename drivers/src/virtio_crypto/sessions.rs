@@ -1,0 +1,65 @@
+//! Sessions, cached by key.
+//!
+//! A session that nobody holds but the cache stays at the device until it is the least recently used
+//! of too many, or the device is full: creating one is a round trip on the control queue.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crate::engine::{Cipher, Session, SessionSpec, SessionState};
+
+/// Idle sessions that are kept at the device.
+const MOST_IDLE: usize = 64;
+
+#[derive(Default)]
+pub(super) struct Sessions {
+    by_key: HashMap<SessionSpec, Arc<Session>>,
+    clock: u64,
+    /// Ciphers that the device offered and then refused.
+    pub(super) refused: HashSet<Cipher>,
+}
+
+impl Sessions {
+    /// The session for `spec`, and the idle one that has to make room for it, if any.
+    pub(super) fn get(&mut self, spec: SessionSpec) -> (Arc<Session>, Option<Arc<Session>>) {
+        self.clock += 1;
+        let clock = self.clock;
+        if let Some(session) = self.by_key.get(&spec) {
+            session.touched.store(clock, Ordering::Relaxed);
+            return (Arc::clone(session), None);
+        }
+        let idle = self.by_key.values().filter(|session| is_idle(session)).count();
+        let evicted = if idle >= MOST_IDLE { self.evict() } else { None };
+        let session = Arc::new(Session::new(spec.clone()));
+        session.touched.store(clock, Ordering::Relaxed);
+        self.by_key.insert(spec, Arc::clone(&session));
+        (session, evicted)
+    }
+
+    /// Takes the least recently used live session that nobody holds out of the cache.
+    pub(super) fn evict(&mut self) -> Option<Arc<Session>> {
+        let spec = self
+            .by_key
+            .values()
+            .filter(|session| is_idle(session) && session.state() == SessionState::Live)
+            .min_by_key(|session| session.touched.load(Ordering::Relaxed))
+            .map(|session| session.spec().clone())?;
+        self.by_key.remove(&spec)
+    }
+
+    /// Sessions that the device holds.
+    pub(super) fn live(&self) -> impl Iterator<Item = &Arc<Session>> {
+        self.by_key.values().filter(|session| session.state() == SessionState::Live)
+    }
+
+    /// The device has forgotten everything.
+    pub(super) fn forget(&mut self) {
+        self.by_key.values().for_each(|session| session.set(SessionState::Absent));
+    }
+}
+
+/// Nobody can get at it but through the cache, whose lock the caller holds.
+fn is_idle(session: &Arc<Session>) -> bool {
+    Arc::strong_count(session) == 1
+}

@@ -1,0 +1,264 @@
+//! The completing half: the poll thread's.
+
+use std::sync::Arc;
+
+use super::RingMemory;
+use super::slots::Shared;
+use crate::dma::Epoch;
+use crate::error::Lie;
+use crate::primitive::atomic::{Ordering, fence};
+use crate::room::Room;
+
+/// Flag in `avail.flags`: the driver wants no interrupts (2.7.6, without EVENT_IDX).
+const NO_INTERRUPT: u16 = 1;
+
+/// What a drain did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Drained {
+    /// Requests completed.
+    pub completed: usize,
+    /// The lie that ended it early: the queue must be closed.
+    pub lie: Option<Lie>,
+}
+
+/// The completing half of a queue. One thread at a time uses it, the poll thread; only it ends
+/// requests.
+pub struct Completer<T, M: RingMemory> {
+    shared: Arc<Shared<T, M>>,
+    last_used: u16,
+    /// Requests that the device has returned.
+    completed: u32,
+    free_tail: u32,
+    event_idx: bool,
+    room: Arc<Room>,
+    /// For each slot: the state that the last tick saw there, and for how many ticks.
+    ages: Box<[(u32, u8)]>,
+}
+
+impl<T, M: RingMemory> Completer<T, M> {
+    pub(super) fn new(shared: Arc<Shared<T, M>>, event_idx: bool, room: Arc<Room>) -> Self {
+        let free_tail = shared.count();
+        let ages = vec![(0, 0); free_tail as usize].into_boxed_slice();
+        let completer = Self { shared, last_used: 0, completed: 0, free_tail, event_idx, room, ages };
+        completer.suppress();
+        completer
+    }
+
+    /// Slots of the queue: the most requests in flight.
+    pub fn capacity(&self) -> u32 {
+        self.shared.count()
+    }
+
+    /// Requests published to the device so far, wrapping: a burst changes it.
+    #[inline]
+    pub fn published(&self) -> u32 {
+        self.shared.published.load(Ordering::Acquire)
+    }
+
+    /// Requests that the device has, quarantined ones among them.
+    #[inline]
+    pub fn in_flight(&self) -> u32 {
+        self.published().wrapping_sub(self.completed)
+    }
+
+    /// Requests that the device has returned so far, wrapping: progress changes it.
+    pub fn returned(&self) -> u32 {
+        self.completed
+    }
+
+    /// How many completions the device has announced that were not drained, at most the requests
+    /// outstanding. Takes nothing.
+    pub fn ready(&self) -> u32 {
+        let ready = self.shared.memory.used_index().wrapping_sub(self.last_used);
+        u32::from(ready).min(self.in_flight())
+    }
+
+    /// Takes up to `budget` completions. For each: `inspect(slot, id, len, entry)` reads the slot's result,
+    /// then the entry leaves the slot, the slot is free (visibly, so that the callback can submit),
+    /// and `each` gets both.
+    ///
+    /// Everything the device wrote is read once and checked here: the used index against what is
+    /// outstanding, the id against the slots, the slot's state against what was published.
+    #[inline]
+    pub fn drain<I>(
+        &mut self,
+        budget: usize,
+        mut inspect: impl FnMut(u16, u32, u32, &T) -> Result<I, Lie>,
+        mut each: impl FnMut(T, I),
+    ) -> Drained {
+        // Acquire: pairs with the device's Release (B).
+        let used = self.shared.memory.used_index();
+        let claimed = used.wrapping_sub(self.last_used);
+        if claimed == 0 {
+            return Drained::default();
+        }
+        // Acquire, after the used index: ordering.rs, Slots.
+        let published = self.shared.published.load(Ordering::Acquire);
+        let outstanding = published.wrapping_sub(self.completed);
+        if u32::from(claimed) > outstanding {
+            return Drained { completed: 0, lie: Some(Lie::UsedIndex { used, claimed, outstanding }) };
+        }
+        let mut drained = Drained::default();
+        for _ in 0..usize::from(claimed).min(budget) {
+            match self.one(published, &mut inspect) {
+                Ok((entry, result)) => {
+                    drained.completed += 1;
+                    each(entry, result);
+                }
+                Err(lie) => {
+                    drained.lie = Some(lie);
+                    break;
+                }
+            }
+        }
+        // (D)
+        fence(Ordering::SeqCst);
+        self.room.announce_fenced();
+        drained
+    }
+
+    #[inline(always)]
+    fn one<I>(
+        &mut self,
+        published: u32,
+        inspect: &mut impl FnMut(u16, u32, u32, &T) -> Result<I, Lie>,
+    ) -> Result<(T, I), Lie> {
+        let shared = &*self.shared;
+        let (id, len) = shared.memory.used_element(self.last_used);
+        let index = id >> shared.shift;
+        if index > shared.mask || index << shared.shift != id {
+            return Err(Lie::UnknownChain { id });
+        }
+        let slot = &shared.slots[index as usize];
+        // Acquire: pairs with the commit's Release: the entry is visible.
+        let state = slot.state.load(Ordering::Acquire);
+        // In flight, and published: its position lies 1..=outstanding behind `published`. (Both are
+        // compared shifted left by one, as the state holds them.)
+        let behind = (published << 1).wrapping_sub(state & !1);
+        if state & 1 == 0 || behind == 0 || behind > shared.count() << 1 {
+            return Err(Lie::NotOutstanding { id });
+        }
+        // SAFETY: in flight, seen with Acquire, on a live queue: written, and this half alone reads
+        // it; the reference ends before the entry is taken.
+        let result = slot.entry.with(|pointer| {
+            inspect(index as u16, id, len, unsafe { (*pointer).assume_init_ref() })
+        })?;
+        // SAFETY: seen in flight with Acquire; the queue is live (a closed one is not drained), so
+        // this half alone takes entries, and it clears the state right here.
+        let entry = unsafe { shared.take(slot) };
+        slot.state.store(0, Ordering::Relaxed);
+        let place = self.free_tail & shared.mask;
+        shared.free_ring[place as usize].store(index as u16, Ordering::Relaxed);
+        self.free_tail = self.free_tail.wrapping_add(1);
+        // Release: pairs with the Acquire in vacancy.
+        shared.free_tail.store(self.free_tail, Ordering::Release);
+        self.last_used = self.last_used.wrapping_add(1);
+        self.completed = self.completed.wrapping_add(1);
+        Ok((entry, result))
+    }
+
+    /// Calls `f` for the entry of each published request in flight. `f` may take out of the entry
+    /// what it wants to deliver early; the entry itself, with the buffers, stays with the device.
+    pub fn for_each_in_flight(&mut self, mut f: impl FnMut(&mut T)) {
+        self.visit(|_, entry| f(entry), |_| true);
+    }
+
+    /// One tick of the clock that deadlines are told by: calls `expired` for the entry of each
+    /// request that `limit` whole ticks (1..=250) have passed over, once. The first tick that finds
+    /// a request starts its clock, so nothing expires early.
+    pub fn tick(&mut self, limit: u8, mut expired: impl FnMut(&mut T)) {
+        let mut ages = std::mem::take(&mut self.ages);
+        let published = self.published();
+        for (slot, age) in self.shared.slots.iter().zip(ages.iter_mut()) {
+            let state = slot.state.load(Ordering::Acquire);
+            if !is_published(state, published, self.shared.count()) {
+                *age = (0, 0);
+            } else if age.0 != state {
+                *age = (state, 0);
+            } else {
+                age.1 = age.1.saturating_add(1);
+            }
+        }
+        self.visit(
+            |_, entry| expired(entry),
+            // Past the limit by exactly one: a request that stays in quarantine expires once.
+            |index| ages.get(index).is_some_and(|age| age.1 == limit),
+        );
+        self.ages = ages;
+    }
+
+    fn visit(&mut self, mut f: impl FnMut(u16, &mut T), choose: impl Fn(usize) -> bool) {
+        let published = self.published();
+        let shared = &*self.shared;
+        for (index, slot) in shared.slots.iter().enumerate() {
+            let state = slot.state.load(Ordering::Acquire);
+            if is_published(state, published, shared.count()) && choose(index) {
+                // SAFETY: in flight, seen with Acquire, on a live queue: the submitter does not
+                // touch the entry after its commit, and this half is borrowed exclusively.
+                slot.entry.with_mut(|pointer| f(index as u16, unsafe { (*pointer).assume_init_mut() }));
+            }
+        }
+    }
+
+    /// Asks the device for no interrupts: the thread is polling.
+    pub fn suppress(&self) {
+        // With EVENT_IDX the device interrupts once used_event is passed: left where it is, that is
+        // once in 65536 completions, which costs less than moving it along.
+        if !self.event_idx {
+            self.shared.memory.set_avail_flags(NO_INTERRUPT);
+        }
+    }
+
+    /// Asks the device for an interrupt at the next completion, and looks once more (B). True means
+    /// armed, and nothing has been completed: the thread may sleep.
+    #[must_use]
+    pub fn arm(&self) -> bool {
+        if self.event_idx {
+            self.shared.memory.set_used_event(self.last_used);
+        } else {
+            self.shared.memory.set_avail_flags(0);
+        }
+        fence(Ordering::SeqCst);
+        self.shared.memory.used_index() == self.last_used
+    }
+
+    /// Closes the queue: submitters are refused from now on. Requests in flight may still be drained;
+    /// once the device is stopped [`reap`](Self::reap) ends the rest.
+    pub fn close(&self) {
+        self.shared.epoch.mark(Epoch::CLOSED);
+        self.room.announce_fenced();
+    }
+
+    /// Takes every entry that is in flight, published or not, of a queue that was closed. A submitter
+    /// that is in the middle of a burst takes back what this does not find.
+    ///
+    /// The device must have been stopped (reset, or cut off from memory), so that the buffers in the
+    /// entries are free; where that could not be done, `kept` says so, and `f` must forget the
+    /// entries (`mem::forget`), not drop them.
+    pub fn reap(&mut self, kept: bool, mut f: impl FnMut(T)) {
+        let kept = if kept { Epoch::KEPT } else { 0 };
+        self.shared.epoch.mark(Epoch::CLOSED | Epoch::REAPED | kept);
+        for slot in &self.shared.slots {
+            let state = slot.state.load(Ordering::Relaxed);
+            if state & 1 == 1
+                && let Some(entry) = self.shared.withdraw(slot, state)
+            {
+                f(entry);
+            }
+        }
+        // Nothing is in flight any more, whatever the device writes.
+        self.completed = self.published();
+        self.room.announce();
+    }
+
+    /// Whether this process is a forked child, which must leave the queue alone.
+    pub fn is_child(&self) -> bool {
+        self.shared.epoch.is_child()
+    }
+}
+
+#[inline]
+fn is_published(state: u32, published: u32, count: u32) -> bool {
+    let behind = (published << 1).wrapping_sub(state & !1);
+    state & 1 == 1 && behind != 0 && behind <= count << 1
+}

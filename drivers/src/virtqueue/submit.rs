@@ -1,0 +1,242 @@
+//! The submitting half.
+
+use std::sync::Arc;
+
+use super::slots::{Shared, in_flight};
+use super::{RingMemory, Wake};
+use crate::dma::Epoch;
+use crate::pci::Doorbell;
+use crate::primitive::atomic::{Ordering, fence};
+
+/// Why a burst could not begin: nothing was queued.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Closed {
+    /// The queue is closed: failed, shut down, gone.
+    Queue,
+    /// This process is a forked child: the queue is its parent's.
+    Fork,
+}
+
+/// Flag in `used.flags`: the device wants no notifications (2.7.8, without EVENT_IDX).
+const NO_NOTIFY: u16 = 1;
+
+/// The submitting half of a queue. One thread at a time uses it.
+pub struct Submitter<T, M: RingMemory> {
+    shared: Arc<Shared<T, M>>,
+    /// Requests committed, published or not.
+    position: u32,
+    /// Requests published.
+    published: u32,
+    free_head: u32,
+    /// The free tail as last seen.
+    free_tail: u32,
+    event_idx: bool,
+    epoch: u64,
+    doorbell: Doorbell,
+    doorbell_value: u16,
+    wake: Arc<Wake>,
+    /// Entries taken back because the queue was closed under a burst.
+    withdrawn: Vec<T>,
+}
+
+impl<T, M: RingMemory> Submitter<T, M> {
+    pub(super) fn new(
+        shared: Arc<Shared<T, M>>,
+        event_idx: bool,
+        (doorbell, doorbell_value): (Doorbell, u16),
+        wake: Arc<Wake>,
+    ) -> Self {
+        let epoch = shared.epoch.word().load(Ordering::Relaxed);
+        let free_tail = shared.count();
+        Self {
+            shared,
+            position: 0,
+            published: 0,
+            free_head: 0,
+            free_tail,
+            event_idx,
+            epoch,
+            doorbell,
+            doorbell_value,
+            wake,
+            withdrawn: Vec::new(),
+        }
+    }
+
+    /// Slots of the queue: the most requests in flight.
+    pub fn capacity(&self) -> u32 {
+        self.shared.count()
+    }
+
+    /// Requests accepted so far, wrapping.
+    pub fn accepted(&self) -> u32 {
+        self.published
+    }
+
+    /// Whether the queue still is what this half was made for.
+    ///
+    /// # Errors
+    /// It is closed, or this process is a forked child.
+    #[inline(always)]
+    pub fn check(&self) -> Result<(), Closed> {
+        // Relaxed: a close that this does not see yet is seen after the fence in publish (C).
+        let epoch = self.shared.epoch.word().load(Ordering::Relaxed);
+        if epoch == self.epoch { Ok(()) } else { Err(self.why_closed()) }
+    }
+
+    #[cold]
+    fn why_closed(&self) -> Closed {
+        if self.shared.epoch.is_child() { Closed::Fork } else { Closed::Queue }
+    }
+
+    /// Runs `f`, which commits any number of requests, then publishes them together: one release
+    /// store, one full fence, at most one doorbell and one wake-up. A panic in `f` publishes what
+    /// was committed before it.
+    ///
+    /// Afterwards [`withdrawn`](Self::withdrawn) may have entries: the queue was closed meanwhile.
+    ///
+    /// # Errors
+    /// The queue is closed; `f` was not called. In a forked child nothing but the wiped page is
+    /// looked at.
+    #[inline]
+    pub fn burst<R>(&mut self, f: impl FnOnce(&mut Burst<'_, T, M>) -> R) -> Result<R, Closed> {
+        self.check()?;
+        let mut burst = Burst { submitter: self };
+        Ok(f(&mut burst))
+        // Burst's Drop publishes. `f` only has a reference to it and can't forget it.
+    }
+
+    /// Whether there are [`withdrawn`](Self::withdrawn) entries.
+    #[inline(always)]
+    pub fn has_withdrawn(&self) -> bool {
+        !self.withdrawn.is_empty()
+    }
+
+    /// Entries that this half took back because the queue was reaped while it published them: the
+    /// poll thread has not seen them, and the caller must end them.
+    ///
+    /// Where the second value is true the device could not be stopped and may still write to the
+    /// entries' memory: they must be forgotten (`mem::forget`), not dropped.
+    pub fn withdrawn(&mut self) -> (Vec<T>, bool) {
+        let kept = self.shared.epoch.word().load(Ordering::Relaxed) & Epoch::KEPT != 0;
+        (std::mem::take(&mut self.withdrawn), kept)
+    }
+
+    #[inline]
+    fn publish(&mut self) {
+        let old = self.published;
+        let new = self.position;
+        if old == new {
+            return;
+        }
+        let shared = &*self.shared;
+        self.published = new;
+        // Release: pairs with the completer's Acquire (ordering.rs, Slots).
+        shared.published.store(new, Ordering::Release);
+        // Release: pairs with the device's Acquire (A).
+        shared.memory.publish_avail(new as u16);
+        // (A), (C), (D), (E): before it what we published, after it what others may have stored.
+        fence(Ordering::SeqCst);
+        let kick = if self.event_idx {
+            // Read once; a lying device harms nobody but itself: it misses a notification.
+            let event = shared.memory.avail_event();
+            (new as u16).wrapping_sub(event).wrapping_sub(1) < (new as u16).wrapping_sub(old as u16)
+        } else {
+            shared.memory.used_flags() & NO_NOTIFY == 0
+        };
+        if kick {
+            self.doorbell.ring(self.doorbell_value);
+        }
+        self.wake.wake_fenced();
+        if shared.epoch.word().load(Ordering::Relaxed) != self.epoch {
+            self.withdraw(new.wrapping_sub(old));
+        }
+    }
+
+    /// (C): the queue was closed. Once it is being reaped, takes back what the poll thread has not
+    /// taken; before that the poll thread will find it all.
+    #[cold]
+    fn withdraw(&mut self, count: u32) {
+        let shared = &*self.shared;
+        if shared.epoch.word().load(Ordering::Relaxed) & Epoch::REAPED == 0 {
+            return;
+        }
+        for back in (1..=count).rev() {
+            // The slots of the burst stand in the free ring where we took them from. An entry there
+            // can have been overwritten only if the poll thread has completed a request of this
+            // burst; it has then seen all of them as published, and takes the rest itself.
+            let place = self.free_head.wrapping_sub(back) & shared.mask;
+            let index = shared.free_ring[place as usize].load(Ordering::Relaxed);
+            let state = in_flight(self.published.wrapping_sub(back));
+            let slot = shared.slots.get(usize::from(index));
+            self.withdrawn.extend(slot.and_then(|slot| shared.withdraw(slot, state)));
+        }
+    }
+}
+
+/// The requests of one burst, while it is being filled.
+pub struct Burst<'a, T, M: RingMemory> {
+    submitter: &'a mut Submitter<T, M>,
+}
+
+impl<T, M: RingMemory> Burst<'_, T, M> {
+    /// The free slot that [`commit`](Self::commit) will use, or `None`: the ring is full. The caller
+    /// writes the slot's descriptors; until the commit it may give up without a trace.
+    #[inline(always)]
+    pub fn vacancy(&mut self) -> Option<u16> {
+        let submitter = &mut *self.submitter;
+        if submitter.free_head == submitter.free_tail {
+            // Acquire: pairs with the completer's Release: the slot's entry has been moved out.
+            submitter.free_tail = submitter.shared.free_tail.load(Ordering::Acquire);
+            if submitter.free_head == submitter.free_tail {
+                return None;
+            }
+        }
+        let place = submitter.free_head & submitter.shared.mask;
+        Some(submitter.shared.free_ring[place as usize].load(Ordering::Relaxed))
+    }
+
+    /// Puts the request, whose descriptors are written, into slot `slot`: the last
+    /// [`vacancy`](Self::vacancy). It is published at the end of the burst.
+    ///
+    /// # Panics
+    /// If `slot` is not the last vacancy.
+    #[inline(always)]
+    pub fn commit(&mut self, slot: u16, entry: T) {
+        let submitter = &mut *self.submitter;
+        let shared = &*submitter.shared;
+        let place = (submitter.free_head & shared.mask) as usize;
+        assert!(
+            submitter.free_head != submitter.free_tail
+                && shared.free_ring[place].load(Ordering::Relaxed) == slot,
+            "a commit follows its vacancy"
+        );
+        let cell = &shared.slots[usize::from(slot)];
+        // SAFETY: the slot is free (it stands at the head of the free ring, between head and tail)
+        // and was taken by nobody else: this half alone takes slots, and `&mut` makes it one
+        // thread. The completer does not read it before the store of `state` below.
+        cell.entry.with_mut(|pointer| unsafe { (*pointer).write(entry) });
+        // Release: pairs with the Acquire in drain and withdraw.
+        cell.state.store(in_flight(submitter.position), Ordering::Release);
+        shared.memory.put_avail(submitter.position as u16, slot << shared.shift);
+        submitter.position = submitter.position.wrapping_add(1);
+        submitter.free_head = submitter.free_head.wrapping_add(1);
+    }
+
+    /// The rings, for writing the vacancy's descriptors.
+    pub fn memory(&self) -> &M {
+        &self.submitter.shared.memory
+    }
+
+    /// Requests of this burst that are not published yet.
+    pub fn pending(&self) -> u32 {
+        self.submitter.position.wrapping_sub(self.submitter.published)
+    }
+}
+
+impl<T, M: RingMemory> Drop for Burst<'_, T, M> {
+    #[inline]
+    fn drop(&mut self) {
+        self.submitter.publish();
+    }
+}

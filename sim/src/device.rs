@@ -1,0 +1,495 @@
+//! The device itself: everything that a lock guards, and the work on the queues.
+
+use std::time::{Duration, Instant};
+
+use tracing::{debug, warn};
+
+use crate::chain::{Chain, Rules};
+use crate::config::{Order, Quirks, SimConfig};
+use crate::dma::DmaMap;
+use crate::error::DriverError;
+use crate::interrupts::Interrupts;
+use crate::pci::{self, ConfigSpace};
+use crate::registers::Common;
+use crate::ring::{Pending, Queue};
+use crate::rng::Rng;
+use crate::sessions::Sessions;
+use crate::stats::SimStats;
+use crate::{control, data, wire};
+
+/// Requests of a queue that are served before the next queue has its turn (and, in threaded mode,
+/// before the lock may be taken by someone else).
+const BUDGET: usize = 64;
+
+/// The used index is published after this many completions...
+const PUBLISH_EVERY: u16 = 16;
+/// ... or this many bytes, so that the driver need not wait for the others of a batch. (For each
+/// completion it would move the cache line to and fro.)
+const PUBLISH_BYTES: u32 = 4096;
+
+/// What remains to be done when the lock is released.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Effect {
+    None,
+    /// The driver rang a doorbell.
+    Notify {
+        queue: u16,
+        value: u16,
+    },
+    /// The device may go on.
+    Wake,
+}
+
+/// The device's clock.
+#[derive(Debug)]
+enum Clock {
+    Real(Instant),
+    /// Moved by hand; nanoseconds.
+    Manual(u64),
+}
+
+impl Clock {
+    fn now(&self) -> u64 {
+        match self {
+            Self::Real(start) => nanos(start.elapsed()),
+            Self::Manual(now) => *now,
+        }
+    }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Why a queue is worked on.
+#[derive(Debug)]
+pub(crate) struct Device {
+    pub(crate) config: SimConfig,
+    pub(crate) space: ConfigSpace,
+    pub(crate) msix_table: Vec<u8>,
+    pub(crate) common: Common,
+    pub(crate) interrupts: Interrupts,
+    pub(crate) dma: DmaMap,
+    /// Data queues, then the control queue.
+    pub(crate) queues: Vec<Queue>,
+    /// MSI-X vectors.
+    pub(crate) vectors: u16,
+    sessions: Sessions,
+    chain: Chain,
+    scratch: data::Scratch,
+    rng: Rng,
+    clock: Clock,
+    /// `config.latency`.
+    latency: u64,
+    /// The queue that has its turn first.
+    turn: usize,
+    stats: SimStats,
+}
+
+impl Device {
+    pub(crate) fn new(config: SimConfig, stepped: bool) -> Self {
+        let count = config.queues + 1;
+        let vectors = if config.quirks == Quirks::Qemu { 2 } else { count + 1 };
+        let mut rng = Rng::new(config.seed);
+        let sessions = Sessions::new(Rng::new(rng.next()), config.quirks == Quirks::Qemu);
+        Self {
+            space: ConfigSpace::new(count, vectors),
+            msix_table: msix_table(vectors),
+            common: Common::new(),
+            interrupts: Interrupts::default(),
+            dma: DmaMap::new(),
+            queues: (0..count).map(|index| Queue::new(index, config.queue_size)).collect(),
+            vectors,
+            sessions,
+            chain: Chain::default(),
+            scratch: data::scratch(),
+            rng,
+            clock: if stepped { Clock::Manual(0) } else { Clock::Real(Instant::now()) },
+            latency: nanos(config.latency),
+            turn: 0,
+            stats: SimStats::default(),
+            config,
+        }
+    }
+
+    /// Features that are offered.
+    pub(crate) fn offered(&self) -> u64 {
+        let all = wire::F_INDIRECT_DESC
+            | wire::F_EVENT_IDX
+            | wire::F_VERSION_1
+            | wire::F_ACCESS_PLATFORM
+            | wire::F_RING_RESET;
+        // QEMU offers it with iommu_platform=on only.
+        let not = if self.config.quirks == Quirks::Qemu { wire::F_ACCESS_PLATFORM } else { 0 };
+        all & !not & !self.config.features_off
+    }
+
+    fn agreed(&self, feature: u64) -> bool {
+        self.common.driver_features & feature != 0
+    }
+
+    fn event_idx(&self) -> bool {
+        self.agreed(wire::F_EVENT_IDX)
+    }
+
+    fn rules(&self) -> Rules {
+        Rules { indirect: self.agreed(wire::F_INDIRECT_DESC), qemu: self.config.quirks == Quirks::Qemu }
+    }
+
+    /// Whether the device may work on its queues.
+    fn running(&self) -> bool {
+        self.live() && self.space.bus_master()
+    }
+
+    /// Whether the driver has set the device up, and it is well.
+    fn live(&self) -> bool {
+        let wanted = wire::STATUS_FEATURES_OK | wire::STATUS_DRIVER_OK;
+        self.common.status & (wanted | wire::STATUS_NEEDS_RESET) == wanted
+    }
+
+    /// Kicks have to wait: the device is set up, but must not do DMA.
+    pub(crate) fn held(&self) -> bool {
+        self.live() && !self.space.bus_master()
+    }
+
+    // ---- resets, errors ----
+
+    /// A device reset (2.4). Everything in flight is dropped.
+    pub(crate) fn reset(&mut self, why: &str) {
+        debug!(why, "device reset");
+        let in_flight: usize = self.queues.iter().map(Queue::in_flight).sum();
+        self.stats.dropped += in_flight as u64;
+        self.stats.resets += 1;
+        self.common = Common::new();
+        self.interrupts.reset();
+        for queue in &mut self.queues {
+            queue.reset(self.config.queue_size);
+        }
+        // QEMU's backend keeps them.
+        if self.config.quirks == Quirks::None {
+            self.sessions.clear();
+        }
+    }
+
+    /// A function level reset: also config space goes back to its defaults.
+    pub(crate) fn reset_function(&mut self) {
+        self.reset("the function was reset");
+        self.space = ConfigSpace::new(self.config.queues + 1, self.vectors);
+        self.msix_table = msix_table(self.vectors);
+    }
+
+    /// The driver did what it must not: the device needs a reset (2.1.2).
+    fn fault(&mut self, error: DriverError) {
+        warn!(%error, "the device needs a reset");
+        self.common.status |= wire::STATUS_NEEDS_RESET;
+        self.stats.faults += 1;
+        self.stats.last_fault = Some(error);
+        for queue in &mut self.queues {
+            self.stats.dropped += queue.in_flight() as u64;
+            queue.pending.clear();
+            queue.ready.clear();
+            queue.awake = false;
+        }
+        if self.common.status & wire::STATUS_DRIVER_OK != 0 {
+            self.raise(self.common.msix_config, wire::ISR_CONFIG);
+        }
+    }
+
+    fn raise(&mut self, vector: u16, isr: u8) {
+        self.interrupts.raise(vector, isr, self.space.bus_master(), self.space.intx_allowed());
+    }
+
+    /// A mapping is gone: rings are looked up again at their next use.
+    pub(crate) fn forget_rings(&mut self) {
+        for queue in &mut self.queues {
+            queue.view = None;
+        }
+    }
+
+    // ---- the clock ----
+
+    pub(crate) fn advance(&mut self, by: Duration) {
+        if let Clock::Manual(now) = &mut self.clock {
+            *now = now.saturating_add(nanos(by));
+        }
+    }
+
+    /// How long until the next completion is due; `None` where none is waited for.
+    pub(crate) fn until_due(&self) -> Option<Duration> {
+        if !self.running() {
+            return None;
+        }
+        let due = self.queues.iter().filter_map(|queue| queue.pending.front()).map(|p| p.ready_at).min()?;
+        Some(Duration::from_nanos(due.saturating_sub(self.clock.now())))
+    }
+
+    // ---- work ----
+
+    fn control_index(&self) -> usize {
+        self.queues.len() - 1
+    }
+
+    /// The driver kicked a queue: the device looks at it from now on.
+    pub(crate) fn kicked(&mut self, index: usize) {
+        let event_idx = self.event_idx();
+        if !self.running() {
+            return;
+        }
+        if let Some(queue) = self.queues.get_mut(index).filter(|queue| queue.enabled) {
+            // The flags of the used ring are written where it is: it has to be known.
+            match queue.attach(&self.dma) {
+                Ok(()) => queue.wake(event_idx),
+                Err(error) => self.fault(error),
+            }
+        }
+    }
+
+    /// Whether the device is looking at any queue.
+    pub(crate) fn awake(&self) -> bool {
+        self.queues.iter().any(|queue| queue.awake)
+    }
+
+    /// One round over the queues that are awake or have something due: how much was done.
+    pub(crate) fn round(&mut self) -> usize {
+        if !self.running() {
+            return 0;
+        }
+        let control = self.control_index();
+        let mut done = 0;
+        for index in 0..=control {
+            if index == control {
+                if self.queues[index].awake {
+                    done += self.guarded(index, |device| device.serve_control(BUDGET));
+                }
+            } else if self.queues[index].awake || self.queues[index].in_flight() != 0 {
+                done += self.guarded(index, |device| device.serve_data(index, BUDGET));
+            }
+        }
+        done
+    }
+
+    /// Asks for kicks on all queues that are awake: whether any stays awake.
+    pub(crate) fn arm(&mut self) -> bool {
+        let event_idx = self.event_idx();
+        let mut awake = false;
+        for index in 0..self.queues.len() {
+            if self.queues[index].awake {
+                match self.queues[index].arm(event_idx) {
+                    Ok(more) => awake |= more,
+                    Err(error) => {
+                        self.fault(error);
+                        return false;
+                    }
+                }
+            }
+        }
+        awake
+    }
+
+    /// Stepped mode: takes all there is, completes at most `max` of what is due.
+    pub(crate) fn step(&mut self, max: usize) -> usize {
+        if !self.running() {
+            return 0;
+        }
+        let (count, event_idx) = (self.control_index(), self.event_idx());
+        let mut done = 0;
+        for offset in 0..count {
+            let index = (self.turn + offset) % count;
+            if self.queues[index].enabled && self.live() {
+                done += self.guarded(index, |device| device.serve_data(index, max - done));
+                self.rearm(index, event_idx);
+            }
+        }
+        self.turn = (self.turn + 1) % count;
+        done
+    }
+
+    /// Stepped mode: serves the control queue, inside its doorbell.
+    pub(crate) fn step_control(&mut self) {
+        let (index, event_idx) = (self.control_index(), self.event_idx());
+        while self.running() && self.queues[index].enabled {
+            let done = self.guarded(index, |device| device.serve_control(usize::MAX));
+            if done == 0 && !self.rearm(index, event_idx) {
+                return;
+            }
+        }
+    }
+
+    /// Stepped mode: the device never stays awake, it wants a kick for the next request. Whether
+    /// there is one already.
+    fn rearm(&mut self, index: usize, event_idx: bool) -> bool {
+        if !self.running() {
+            return false;
+        }
+        let more = self.queues[index].arm(event_idx);
+        self.queues[index].awake = false;
+        match more {
+            Ok(more) => more,
+            Err(error) => {
+                self.fault(error);
+                false
+            }
+        }
+    }
+
+    /// Does some work on a queue, then publishes what was completed (also before an error) and
+    /// raises its interrupt.
+    #[inline]
+    fn guarded(
+        &mut self,
+        index: usize,
+        work: impl FnOnce(&mut Self) -> (usize, Result<(), DriverError>),
+    ) -> usize {
+        let (done, result) = match self.queues[index].attach(&self.dma) {
+            Ok(()) => work(self),
+            Err(error) => (0, Err(error)),
+        };
+        let event_idx = self.event_idx();
+        let queue = &mut self.queues[index];
+        queue.publish();
+        if queue.wants_interrupt(event_idx) {
+            let vector = queue.vector;
+            self.raise(vector, wire::ISR_QUEUE);
+        }
+        if let Err(error) = result {
+            self.fault(error);
+        }
+        done
+    }
+
+    fn serve_control(&mut self, max: usize) -> (usize, Result<(), DriverError>) {
+        let mut done = 0;
+        let result = self.control_requests(max, &mut done);
+        (done, result)
+    }
+
+    fn control_requests(&mut self, max: usize, done: &mut usize) -> Result<(), DriverError> {
+        let (index, rules) = (self.control_index(), self.rules());
+        let Self { queues, dma, sessions, chain, config, stats, .. } = self;
+        let queue = &mut queues[index];
+        while *done < max {
+            let Some(head) = queue.take()? else { break };
+            chain.walk(queue, head, dma, rules)?;
+            let len = control::serve(queue.index, chain, dma, sessions, config)?;
+            queue.push_used(head, len)?;
+            stats.control += 1;
+            *done += 1;
+        }
+        Ok(())
+    }
+
+    fn serve_data(&mut self, index: usize, max: usize) -> (usize, Result<(), DriverError>) {
+        let mut done = 0;
+        let result = if self.latency == 0 && self.config.order == Order::Fifo {
+            self.immediate(index, max, &mut done)
+        } else {
+            self.delayed(index, max, &mut done)
+        };
+        (done, result)
+    }
+
+    /// Takes and completes at once.
+    #[inline]
+    fn immediate(&mut self, index: usize, max: usize, done: &mut usize) -> Result<(), DriverError> {
+        let rules = self.rules();
+        let mut worker = self.worker(index);
+        while *done < max {
+            let Some(head) = worker.queue.take()? else { break };
+            worker.stats.taken += 1;
+            worker.complete(head, rules)?;
+            *done += 1;
+        }
+        Ok(())
+    }
+
+    /// Takes all there is, completes what is due, in the order asked for.
+    fn delayed(&mut self, index: usize, max: usize, done: &mut usize) -> Result<(), DriverError> {
+        let (rules, now) = (self.rules(), self.clock.now());
+        let ready_at = now.saturating_add(self.latency);
+        let shuffle = self.config.order == Order::Shuffle;
+        // Taken by value for the time of the work: the worker borrows the rest.
+        let mut rng = self.rng.clone();
+        let mut worker = self.worker(index);
+        let result = (|| {
+            while let Some(head) = worker.queue.take()? {
+                worker.stats.taken += 1;
+                worker.queue.pending.push_back(Pending { head, ready_at });
+            }
+            while *done < max {
+                let Some(head) = worker.next_due(now, shuffle.then_some(&mut rng)) else { break };
+                worker.complete(head, rules)?;
+                *done += 1;
+            }
+            Ok(())
+        })();
+        self.rng = rng;
+        result
+    }
+
+    #[inline]
+    fn worker(&mut self, index: usize) -> Worker<'_> {
+        let Self { queues, dma, sessions, chain, scratch, config, stats, .. } = self;
+        Worker { queue: &mut queues[index], dma, sessions, chain, scratch, config, stats }
+    }
+
+    /// The counts.
+    pub(crate) fn stats(&self) -> SimStats {
+        SimStats {
+            interrupts: self.interrupts.raised,
+            sessions: self.sessions.live(),
+            device_status: self.common.status,
+            ..self.stats.clone()
+        }
+    }
+}
+
+/// The parts of the device that a data request needs, borrowed apart.
+struct Worker<'d> {
+    queue: &'d mut Queue,
+    dma: &'d DmaMap,
+    sessions: &'d Sessions,
+    chain: &'d mut Chain,
+    scratch: &'d mut data::Scratch,
+    config: &'d SimConfig,
+    stats: &'d mut SimStats,
+}
+
+impl Worker<'_> {
+    /// Does a request and puts it into the used ring.
+    #[inline]
+    fn complete(&mut self, head: u16, rules: Rules) -> Result<(), DriverError> {
+        let Self { queue, dma, sessions, chain, scratch, config, stats } = self;
+        let outcome = match chain.walk(queue, head, dma, rules) {
+            Ok(()) => data::serve(queue.index, chain, dma, sessions, scratch, config),
+            Err(error) => Err(error),
+        };
+        let len = outcome.inspect_err(|_| stats.dropped += 1)?;
+        queue.push_used(head, len)?;
+        stats.completed += 1;
+        if queue.unpublished() >= PUBLISH_EVERY || len >= PUBLISH_BYTES {
+            queue.publish();
+        }
+        Ok(())
+    }
+
+    /// The next request to complete, of those whose time has come.
+    fn next_due(&mut self, now: u64, shuffle: Option<&mut Rng>) -> Option<u16> {
+        let Queue { pending, ready, .. } = self.queue;
+        let Some(rng) = shuffle else {
+            return pending.pop_front_if(|first| first.ready_at <= now).map(|first| first.head);
+        };
+        while let Some(first) = pending.pop_front_if(|first| first.ready_at <= now) {
+            ready.push(first.head);
+        }
+        if ready.is_empty() { None } else { Some(ready.swap_remove(rng.below(ready.len()))) }
+    }
+}
+
+/// A table whose entries are masked, as after a reset.
+fn msix_table(vectors: u16) -> Vec<u8> {
+    let mut table = vec![0; pci::MSIX_BAR_SIZE as usize];
+    for entry in table.chunks_mut(16).take(usize::from(vectors)) {
+        entry[12] = 1;
+    }
+    table
+}

@@ -1,0 +1,265 @@
+//! The registers in BAR 4: common configuration, ISR, device configuration. Ref: VIRTIO 1.2, 4.1.4.3
+//! to 4.1.4.6, 5.9.4.
+
+use tracing::{debug, warn};
+use zerocopy::IntoBytes;
+
+use crate::config::Quirks;
+use crate::control::MAX_CIPHER_KEY;
+use crate::data::{MAX_SIZE, QEMU_MAX_SIZE};
+use crate::device::{Device, Effect};
+use crate::pci::{self, COMMON, DEVICE, ISR, NOTIFY, NOTIFY_MULTIPLIER};
+use crate::wire::{self, CommonConfig, CryptoConfig};
+
+/// Longest authentication key that the config announces, in bytes.
+const MAX_AUTH_KEY: u32 = 512;
+
+/// The registers that are about the whole device.
+#[derive(Debug)]
+pub(crate) struct Common {
+    device_feature_select: u32,
+    driver_feature_select: u32,
+    /// What the driver accepted.
+    pub(crate) driver_features: u64,
+    /// It wrote to a word beyond the 64 bits, which can only be wrong.
+    beyond: bool,
+    pub(crate) msix_config: u16,
+    pub(crate) status: u8,
+    generation: u8,
+    queue_select: u16,
+}
+
+impl Common {
+    pub(crate) fn new() -> Self {
+        Self {
+            device_feature_select: 0,
+            driver_feature_select: 0,
+            driver_features: 0,
+            beyond: false,
+            msix_config: wire::NO_VECTOR,
+            status: 0,
+            generation: 0,
+            queue_select: 0,
+        }
+    }
+}
+
+/// Where a structure's bytes are, if an access lies inside it.
+fn within(offset: u64, len: usize, start: u64, size: usize) -> Option<usize> {
+    let at = usize::try_from(offset.checked_sub(start)?).ok()?;
+    (at.checked_add(len)? <= size).then_some(at)
+}
+
+impl Device {
+    /// One access to BAR 4. What is not backed by a register reads as zero.
+    pub(crate) fn read_registers(&mut self, offset: u64, data: &mut [u8]) {
+        data.fill(0);
+        if let Some(at) = within(offset, data.len(), COMMON, size_of::<CommonConfig>()) {
+            data.copy_from_slice(&self.common_config().as_bytes()[at..][..data.len()]);
+        } else if offset == ISR {
+            data[0] = self.interrupts.take_isr();
+        } else if let Some(at) = within(offset, data.len(), DEVICE, size_of::<CryptoConfig>()) {
+            data.copy_from_slice(&self.crypto_config().as_bytes()[at..][..data.len()]);
+        }
+    }
+
+    /// One access to BAR 4. What is no register that can be written is left alone.
+    pub(crate) fn write_registers(&mut self, offset: u64, data: &[u8]) -> Effect {
+        if offset >= NOTIFY {
+            let queue = (offset - NOTIFY) / NOTIFY_MULTIPLIER;
+            let aligned = offset % NOTIFY_MULTIPLIER == 0;
+            return match (data, u16::try_from(queue)) {
+                ([low, high, ..], Ok(queue)) if aligned && usize::from(queue) < self.queues.len() => {
+                    Effect::Notify { queue, value: u16::from_le_bytes([*low, *high]) }
+                }
+                _ => Effect::None,
+            };
+        }
+        if within(offset, data.len(), COMMON, size_of::<CommonConfig>()).is_none() {
+            return Effect::None;
+        }
+        match *data {
+            [a] => self.write_common(offset, 1, u32::from(a)),
+            [a, b] => self.write_common(offset, 2, u32::from(u16::from_le_bytes([a, b]))),
+            [a, b, c, d] => self.write_common(offset, 4, u32::from_le_bytes([a, b, c, d])),
+            // A 64-bit field is two of 32 bits (4.1.3.1).
+            [a, b, c, d, e, f, g, h] => {
+                self.write_common(offset, 4, u32::from_le_bytes([a, b, c, d]));
+                self.write_common(offset + 4, 4, u32::from_le_bytes([e, f, g, h]));
+            }
+            _ => {}
+        }
+        Effect::None
+    }
+
+    fn common_config(&self) -> CommonConfig {
+        let common = &self.common;
+        let word = |features: u64, select: u32| match select {
+            0 => features as u32,
+            1 => (features >> 32) as u32,
+            _ => 0,
+        };
+        let queue = self.queues.get(usize::from(common.queue_select));
+        CommonConfig {
+            device_feature_select: common.device_feature_select.into(),
+            device_feature: word(self.offered(), common.device_feature_select).into(),
+            driver_feature_select: common.driver_feature_select.into(),
+            driver_feature: word(common.driver_features, common.driver_feature_select).into(),
+            msix_config: common.msix_config.into(),
+            num_queues: (self.queues.len() as u16).into(),
+            device_status: common.status,
+            config_generation: common.generation,
+            queue_select: common.queue_select.into(),
+            // A queue that is not there has size 0.
+            queue_size: queue.map_or(0, |queue| queue.size).into(),
+            queue_msix_vector: queue.map_or(wire::NO_VECTOR, |queue| queue.vector).into(),
+            queue_enable: queue.map_or(0, |queue| u16::from(queue.enabled)).into(),
+            queue_notify_off: queue.map_or(0, |queue| queue.index).into(),
+            queue_desc: queue.map_or(0, |queue| queue.desc).into(),
+            queue_driver: queue.map_or(0, |queue| queue.avail).into(),
+            queue_device: queue.map_or(0, |queue| queue.used).into(),
+            queue_notify_data: 0.into(),
+            // A reset is done when the write returns.
+            queue_reset: 0.into(),
+        }
+    }
+
+    fn crypto_config(&self) -> CryptoConfig {
+        let qemu = self.config.quirks == Quirks::Qemu;
+        let (services, ciphers, hashes) = if qemu {
+            let services = 1 << wire::SERVICE_CIPHER | 1 << wire::SERVICE_HASH | 1 << wire::SERVICE_MAC;
+            (services, 1 << wire::CIPHER_AES_CBC, 1 << wire::HASH_SHA1)
+        } else {
+            let ciphers = 1 << wire::CIPHER_AES_ECB | 1 << wire::CIPHER_AES_CBC | 1 << wire::CIPHER_AES_CTR;
+            (1 << wire::SERVICE_CIPHER, ciphers, 0_u32)
+        };
+        CryptoConfig {
+            status: wire::S_HW_READY.into(),
+            max_dataqueues: u32::from(self.config.queues).into(),
+            crypto_services: services.into(),
+            cipher_algo_l: ciphers.into(),
+            cipher_algo_h: 0.into(),
+            hash_algo: hashes.into(),
+            mac_algo_l: 0.into(),
+            mac_algo_h: 0.into(),
+            aead_algo: 0.into(),
+            max_cipher_key_len: MAX_CIPHER_KEY.into(),
+            max_auth_key_len: MAX_AUTH_KEY.into(),
+            akcipher_algo: 0.into(),
+            max_size: if qemu { QEMU_MAX_SIZE } else { MAX_SIZE }.into(),
+        }
+    }
+
+    /// A write of exactly one field; others are misuse and are left alone (4.1.3.1).
+    fn write_common(&mut self, offset: u64, len: usize, value: u32) {
+        let half = value as u16;
+        match (offset - COMMON, len) {
+            (0, 4) => self.common.device_feature_select = value,
+            (8, 4) => self.common.driver_feature_select = value,
+            (12, 4) => self.write_features(value),
+            (16, 2) => self.common.msix_config = self.vector(half),
+            (20, 1) => self.write_status(value as u8),
+            (22, 2) => self.common.queue_select = half,
+            (24..=58, _) => self.write_queue(offset - COMMON, len, value),
+            (at, len) => debug!(at, len, "write to a read-only or misaligned register ignored"),
+        }
+    }
+
+    fn write_features(&mut self, value: u32) {
+        let common = &mut self.common;
+        if common.status & wire::STATUS_FEATURES_OK != 0 {
+            warn!("the driver changes features after FEATURES_OK: ignored");
+            return;
+        }
+        let value = u64::from(value);
+        match common.driver_feature_select {
+            0 => common.driver_features = common.driver_features & !0xffff_ffff | value,
+            1 => common.driver_features = common.driver_features & 0xffff_ffff | value << 32,
+            _ => common.beyond |= value != 0,
+        }
+    }
+
+    /// What a vector register holds after `value` was written: that, or NO_VECTOR where there is no
+    /// such vector (4.1.5.1.2).
+    fn vector(&self, value: u16) -> u16 {
+        if value < self.vectors { value } else { wire::NO_VECTOR }
+    }
+
+    /// Writes device status (2.1, 3.1).
+    fn write_status(&mut self, value: u8) {
+        let before = self.common.status;
+        if value == 0 {
+            self.reset("the driver wrote 0 to device status");
+            return;
+        }
+        let mut status = value | before & wire::STATUS_NEEDS_RESET;
+        if before & !value & !wire::STATUS_NEEDS_RESET != 0 {
+            warn!(before, value, "the driver clears bits of device status without a reset");
+        }
+        if status & !before & wire::STATUS_FEATURES_OK != 0 {
+            if let Err(why) = self.agree() {
+                warn!(features = format_args!("{:#x}", self.common.driver_features), why, "FEATURES_OK refused");
+                status &= !wire::STATUS_FEATURES_OK;
+            }
+        }
+        if status & wire::STATUS_FEATURES_OK == 0 && status & wire::STATUS_DRIVER_OK != 0 {
+            warn!("DRIVER_OK without FEATURES_OK refused");
+            status &= !wire::STATUS_DRIVER_OK;
+        }
+        debug!(before, status, "device status");
+        self.common.status = status;
+    }
+
+    /// Whether the features that the driver accepted can be worked with.
+    fn agree(&self) -> Result<(), &'static str> {
+        let (offered, accepted) = (self.offered(), self.common.driver_features);
+        if self.common.beyond || accepted & !offered != 0 {
+            Err("the driver accepts what is not offered")
+        } else if accepted & wire::F_VERSION_1 == 0 {
+            Err("the driver does not accept VERSION_1")
+        } else if offered & !accepted & wire::F_ACCESS_PLATFORM != 0 {
+            Err("the driver does not accept ACCESS_PLATFORM")
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Writes a register of the selected queue.
+    fn write_queue(&mut self, at: u64, len: usize, value: u32) {
+        let (number, half) = (self.common.queue_select, value as u16);
+        let vector = self.vector(half);
+        let agreed = self.common.status & wire::STATUS_FEATURES_OK != 0;
+        let reset = agreed && self.common.driver_features & wire::F_RING_RESET != 0;
+        let max_size = self.config.queue_size;
+        let Some(queue) = self.queues.get_mut(usize::from(number)) else {
+            warn!(number, "write to a queue that is not there ignored");
+            return;
+        };
+        let low = |field: u64| field & !0xffff_ffff | u64::from(value);
+        let high = |field: u64| field & 0xffff_ffff | u64::from(value) << 32;
+        match (at, len) {
+            (26, 2) => queue.vector = vector,
+            (58, 2) if half == 1 && reset => {
+                debug!(queue = number, "queue reset");
+                queue.reset(max_size);
+            }
+            (58, 2) => warn!(number, half, "write to queue_reset ignored"),
+            (28, 2) if half == 1 && !agreed => warn!(number, "queue enabled before FEATURES_OK: ignored"),
+            (28, 2) if half == 1 => queue.enabled = true,
+            (28, 2) => warn!(number, half, "write to queue_enable ignored"),
+            (24 | 32..=52, _) if queue.enabled => warn!(number, at, "write to an enabled queue ignored"),
+            (24, 2) if half > max_size => warn!(number, half, "queue size above the maximum ignored"),
+            (24, 2) => queue.size = half,
+            (32, 4) => queue.desc = low(queue.desc),
+            (36, 4) => queue.desc = high(queue.desc),
+            (40, 4) => queue.avail = low(queue.avail),
+            (44, 4) => queue.avail = high(queue.avail),
+            (48, 4) => queue.used = low(queue.used),
+            (52, 4) => queue.used = high(queue.used),
+            (at, len) => debug!(at, len, "write to a read-only or misaligned register ignored"),
+        }
+    }
+}
+
+// The doorbells of 65 queues fit behind their offset.
+const _: () = assert!(NOTIFY + 65 * NOTIFY_MULTIPLIER <= pci::VIRTIO_BAR_SIZE);
