@@ -36,7 +36,13 @@ pub(crate) struct Chain {
 impl Chain {
     /// Walks the chain from `head`, which is below the queue's size.
     #[inline]
-    pub(crate) fn walk(&mut self, queue: &Queue, head: u16, dma: &DmaMap, rules: Rules) -> Result<(), DriverError> {
+    pub(crate) fn walk(
+        &mut self,
+        queue: &Queue,
+        head: u16,
+        dma: &DmaMap,
+        rules: Rules,
+    ) -> Result<(), DriverError> {
         self.head = head;
         self.readable.clear();
         self.writable.clear();

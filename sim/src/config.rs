@@ -151,9 +151,18 @@ fn parse(text: &str) -> Result<SimConfig, String> {
             "queue-size" => config.queue_size = number(value).ok_or_else(wrong)?,
             "seed" => config.seed = number(value).ok_or_else(wrong)?,
             "latency" => config.latency = duration(value).ok_or_else(wrong)?,
-            "compute" => config.compute = word(value, &[("full", Compute::Full), ("none", Compute::None)]).ok_or_else(wrong)?,
-            "order" => config.order = word(value, &[("fifo", Order::Fifo), ("shuffle", Order::Shuffle)]).ok_or_else(wrong)?,
-            "quirks" => config.quirks = word(value, &[("none", Quirks::None), ("qemu", Quirks::Qemu)]).ok_or_else(wrong)?,
+            "compute" => {
+                config.compute =
+                    word(value, &[("full", Compute::Full), ("none", Compute::None)]).ok_or_else(wrong)?
+            }
+            "order" => {
+                config.order =
+                    word(value, &[("fifo", Order::Fifo), ("shuffle", Order::Shuffle)]).ok_or_else(wrong)?
+            }
+            "quirks" => {
+                config.quirks =
+                    word(value, &[("none", Quirks::None), ("qemu", Quirks::Qemu)]).ok_or_else(wrong)?
+            }
             _ => return Err(format!("unknown key {key:?}")),
         }
         if seen.contains(&key) {
@@ -203,7 +212,7 @@ impl fmt::Display for SimConfig {
         if self.latency != default.latency {
             let nanos = self.latency.as_nanos();
             for (unit, factor) in UNITS {
-                if nanos % u128::from(factor) == 0 {
+                if nanos.is_multiple_of(u128::from(factor)) {
                     write!(f, ",latency={}{unit}", nanos / u128::from(factor))?;
                     break;
                 }
@@ -250,7 +259,9 @@ mod tests {
             }
         );
         assert_eq!(config.to_string(), all);
-        for text in ["seed=18446744073709551615", "latency=1500ns", "quirks=qemu,order=shuffle", "latency=60s"] {
+        for text in
+            ["seed=18446744073709551615", "latency=1500ns", "quirks=qemu,order=shuffle", "latency=60s"]
+        {
             assert_eq!(ok(&ok(text).to_string()), ok(text), "{text}");
         }
         assert_eq!(ok("latency=0"), SimConfig::default());
@@ -261,10 +272,34 @@ mod tests {
     #[test]
     fn wrong_options_are_refused_in_one_line_that_lists_the_known_ones() {
         for text in [
-            "edu", "virtio-crypto,", ",", "queues", "queues=", "queues=0", "queues=65", "queues=+2", "queues=2,",
-            "queues=2,queues=2", "queue-size=3", "queue-size=1", "queue-size=65536", "queue-size=0", "seed=-1", "seed=x",
-            "seed=18446744073709551616", "latency=10", "latency=us", "latency=61s", "latency=1.5us", "compute=half",
-            "order=lifo", "quirks=all", "fault=stall", "queues=2,quirks=qemu", "queues=2,virtio-crypto", "bogus=\n",
+            "edu",
+            "virtio-crypto,",
+            ",",
+            "queues",
+            "queues=",
+            "queues=0",
+            "queues=65",
+            "queues=+2",
+            "queues=2,",
+            "queues=2,queues=2",
+            "queue-size=3",
+            "queue-size=1",
+            "queue-size=65536",
+            "queue-size=0",
+            "seed=-1",
+            "seed=x",
+            "seed=18446744073709551616",
+            "latency=10",
+            "latency=us",
+            "latency=61s",
+            "latency=1.5us",
+            "compute=half",
+            "order=lifo",
+            "quirks=all",
+            "fault=stall",
+            "queues=2,quirks=qemu",
+            "queues=2,virtio-crypto",
+            "bogus=\n",
         ] {
             let message = text.parse::<SimConfig>().unwrap_err().to_string();
             assert!(message.contains("queue-size=2..=32768") && !message.contains('\n'), "{text}: {message}");

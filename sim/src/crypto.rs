@@ -1,7 +1,8 @@
 //! The arithmetic: AES in ECB, CBC and CTR mode, in place, in pieces.
 
 use aws_lc_rs::cipher::{
-    AES_128, AES_192, AES_256, DecryptingKey, DecryptionContext, EncryptingKey, EncryptionContext, UnboundCipherKey,
+    AES_128, AES_192, AES_256, DecryptingKey, DecryptionContext, EncryptingKey, EncryptionContext,
+    UnboundCipherKey,
 };
 use aws_lc_rs::iv::FixedLength;
 
@@ -121,11 +122,11 @@ impl Cipher {
         }
         *iv = match (self.mode, self.direction) {
             (Mode::Ecb, _) => *iv,
-            (Mode::Ctr, _) => {
-                u128::from_be_bytes(*iv).wrapping_add((whole / BLOCK) as u128).to_be_bytes()
-            }
+            (Mode::Ctr, _) => u128::from_be_bytes(*iv).wrapping_add((whole / BLOCK) as u128).to_be_bytes(),
             // The last ciphertext block: the output here, the input there.
-            (Mode::Cbc, Direction::Encrypt) => data[..whole].last_chunk::<BLOCK>().map_or(*iv, |block| *block),
+            (Mode::Cbc, Direction::Encrypt) => {
+                data[..whole].last_chunk::<BLOCK>().map_or(*iv, |block| *block)
+            }
             (Mode::Cbc, Direction::Decrypt) => last,
         };
         Some(())

@@ -24,7 +24,7 @@ pub(crate) const QEMU_MAX_SIZE: u64 = i64::MAX as u64 - 64;
 
 /// Data goes through the device in pieces of this size: they stay in the first-level cache, and
 /// the device's memory does not grow with what a driver asks for.
-const PIECE: usize = 16 << 10;
+const PIECE: usize = 4 << 10;
 
 /// Where a piece lies while it is transformed. Wiped at the end.
 pub(crate) type Scratch = Zeroizing<Vec<u8>>;
@@ -118,7 +118,8 @@ fn check<'s>(
     if request.op_type.get() != wire::SYM_OP_CIPHER {
         return status(wire::NOTSUPP, "it is not a plain cipher");
     }
-    let [iv, src, dst] = [request.iv_len, request.src_data_len, request.dst_data_len].map(|len| u64::from(len.get()));
+    let [iv, src, dst] =
+        [request.iv_len, request.src_data_len, request.dst_data_len].map(|len| u64::from(len.get()));
     if src != dst {
         return lengths("source and destination differ in length");
     }

@@ -61,7 +61,7 @@ fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Why a queue is worked on.
+/// The device. One lock guards it; the driver's register accesses and the device's work take turns.
 #[derive(Debug)]
 pub(crate) struct Device {
     pub(crate) config: SimConfig,
@@ -176,6 +176,15 @@ impl Device {
         self.reset("the function was reset");
         self.space = ConfigSpace::new(self.config.queues + 1, self.vectors);
         self.msix_table = msix_table(self.vectors);
+    }
+
+    /// A reset of one queue (2.6.1). What it has in flight is dropped.
+    pub(crate) fn reset_queue(&mut self, index: usize) {
+        if let Some(queue) = self.queues.get_mut(index) {
+            debug!(queue = index, "queue reset");
+            self.stats.dropped += queue.in_flight() as u64;
+            queue.reset(self.config.queue_size);
+        }
     }
 
     /// The driver did what it must not: the device needs a reset (2.1.2).
@@ -321,9 +330,7 @@ impl Device {
         if !self.running() {
             return false;
         }
-        let more = self.queues[index].arm(event_idx);
-        self.queues[index].awake = false;
-        match more {
+        match self.queues[index].sleep(event_idx) {
             Ok(more) => more,
             Err(error) => {
                 self.fault(error);
@@ -475,11 +482,13 @@ impl Worker<'_> {
     /// The next request to complete, of those whose time has come.
     fn next_due(&mut self, now: u64, shuffle: Option<&mut Rng>) -> Option<u16> {
         let Queue { pending, ready, .. } = self.queue;
-        let Some(rng) = shuffle else {
-            return pending.pop_front_if(|first| first.ready_at <= now).map(|first| first.head);
+        let mut due = || match pending.front() {
+            Some(first) if first.ready_at <= now => pending.pop_front().map(|first| first.head),
+            _ => None,
         };
-        while let Some(first) = pending.pop_front_if(|first| first.ready_at <= now) {
-            ready.push(first.head);
+        let Some(rng) = shuffle else { return due() };
+        while let Some(head) = due() {
+            ready.push(head);
         }
         if ready.is_empty() { None } else { Some(ready.swap_remove(rng.below(ready.len()))) }
     }

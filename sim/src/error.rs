@@ -26,7 +26,9 @@ pub enum SimError {
 #[non_exhaustive]
 pub enum DriverError {
     /// The available index moved over more entries than the ring has room for (2.7.6).
-    #[error("queue {queue}: available index {index} is {ahead} ahead with {in_flight} in flight, the queue has {size}")]
+    #[error(
+        "queue {queue}: available index {index} is {ahead} ahead with {in_flight} in flight, the queue has {size}"
+    )]
     AvailableIndex {
         /// The queue.
         queue: u16,
@@ -114,7 +116,9 @@ pub enum DriverError {
         value: u64,
     },
     /// A request without room for its header or for its answer.
-    #[error("queue {queue}: the chain from {head} has {readable} readable and {writable} writable bytes, too few for a request")]
+    #[error(
+        "queue {queue}: the chain from {head} has {readable} readable and {writable} writable bytes, too few for a request"
+    )]
     Truncated {
         /// The queue.
         queue: u16,

@@ -91,7 +91,14 @@ impl ConfigSpace {
         let notify_len = u64::from(queues) * NOTIFY_MULTIPLIER;
         space.capability(CAP_COMMON, 0, 16, wire::CAP_COMMON, COMMON, size_of::<wire::CommonConfig>() as u64);
         space.capability(CAP_ISR, CAP_COMMON, 16, wire::CAP_ISR, ISR, 1);
-        space.capability(CAP_DEVICE, CAP_ISR, 16, wire::CAP_DEVICE, DEVICE, size_of::<wire::CryptoConfig>() as u64);
+        space.capability(
+            CAP_DEVICE,
+            CAP_ISR,
+            16,
+            wire::CAP_DEVICE,
+            DEVICE,
+            size_of::<wire::CryptoConfig>() as u64,
+        );
         space.capability(CAP_NOTIFY, CAP_DEVICE, 20, wire::CAP_NOTIFY, NOTIFY, notify_len);
         space.set(CAP_NOTIFY + 16, &(NOTIFY_MULTIPLIER as u32).to_le_bytes());
         space.capability(CAP_PCI, CAP_NOTIFY, 20, wire::CAP_PCI, 0, 0);

@@ -67,7 +67,7 @@ impl Device {
     pub(crate) fn write_registers(&mut self, offset: u64, data: &[u8]) -> Effect {
         if offset >= NOTIFY {
             let queue = (offset - NOTIFY) / NOTIFY_MULTIPLIER;
-            let aligned = offset % NOTIFY_MULTIPLIER == 0;
+            let aligned = offset.is_multiple_of(NOTIFY_MULTIPLIER);
             return match (data, u16::try_from(queue)) {
                 ([low, high, ..], Ok(queue)) if aligned && usize::from(queue) < self.queues.len() => {
                     Effect::Notify { queue, value: u16::from_le_bytes([*low, *high]) }
@@ -196,11 +196,11 @@ impl Device {
         if before & !value & !wire::STATUS_NEEDS_RESET != 0 {
             warn!(before, value, "the driver clears bits of device status without a reset");
         }
-        if status & !before & wire::STATUS_FEATURES_OK != 0 {
-            if let Err(why) = self.agree() {
-                warn!(features = format_args!("{:#x}", self.common.driver_features), why, "FEATURES_OK refused");
-                status &= !wire::STATUS_FEATURES_OK;
-            }
+        if status & !before & wire::STATUS_FEATURES_OK != 0
+            && let Err(why) = self.agree()
+        {
+            warn!(features = format_args!("{:#x}", self.common.driver_features), why, "FEATURES_OK refused");
+            status &= !wire::STATUS_FEATURES_OK;
         }
         if status & wire::STATUS_FEATURES_OK == 0 && status & wire::STATUS_DRIVER_OK != 0 {
             warn!("DRIVER_OK without FEATURES_OK refused");
@@ -239,10 +239,7 @@ impl Device {
         let high = |field: u64| field & 0xffff_ffff | u64::from(value) << 32;
         match (at, len) {
             (26, 2) => queue.vector = vector,
-            (58, 2) if half == 1 && reset => {
-                debug!(queue = number, "queue reset");
-                queue.reset(max_size);
-            }
+            (58, 2) if half == 1 && reset => self.reset_queue(usize::from(number)),
             (58, 2) => warn!(number, half, "write to queue_reset ignored"),
             (28, 2) if half == 1 && !agreed => warn!(number, "queue enabled before FEATURES_OK: ignored"),
             (28, 2) if half == 1 => queue.enabled = true,

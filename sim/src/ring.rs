@@ -120,7 +120,7 @@ impl Queue {
             return Err(DriverError::Setup { queue, what: "queue size", value: size });
         }
         let part = |what, addr: u64, align: u64, len: u64| {
-            if addr % align != 0 {
+            if !addr.is_multiple_of(align) {
                 return Err(DriverError::Setup { queue, what, value: addr });
             }
             dma.piece(addr, len).ok_or(DriverError::NotMapped { queue, addr, len })
@@ -195,7 +195,10 @@ impl Queue {
         let Some(view) = &self.view else { return Err(self.gone()) };
         let slot = usize::from(self.used_next & (self.size - 1));
         let element = wire::UsedElement { id: U32::new(u32::from(head)), len: U32::new(len) };
-        view.used.memory.write(view.used.offset + 4 + 8 * slot, element.as_bytes()).ok_or_else(|| self.gone())?;
+        view.used
+            .memory
+            .write(view.used.offset + 4 + 8 * slot, element.as_bytes())
+            .ok_or_else(|| self.gone())?;
         self.used_next = self.used_next.wrapping_add(1);
         Ok(())
     }
@@ -276,6 +279,16 @@ impl Queue {
         }
         Ok(self.awake)
     }
+
+    /// As [`arm`](Self::arm), but the queue sleeps in any case, with kicks on.
+    pub(crate) fn sleep(&mut self, event_idx: bool) -> Result<bool, DriverError> {
+        let more = self.arm(event_idx)?;
+        if more && !event_idx {
+            self.store_flags(0);
+        }
+        self.awake = false;
+        Ok(more)
+    }
 }
 
 /// Whether the index, moving from `old` to `new`, passed `event` (2.7.7.1), safe over the wrap.
@@ -286,7 +299,9 @@ pub(crate) fn need_event(event: u16, new: u16, old: u16) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::need_event;
+    use ringbell_drivers::dma::SharedMemory;
+
+    use super::*;
 
     #[test]
     fn events_are_seen_over_the_wrap_of_the_index() {
@@ -296,5 +311,28 @@ mod tests {
         assert!(need_event(1, 3, 0xfffe));
         assert!(!need_event(0xfffd, 3, 0xfffe));
         assert!(!need_event(3, 3, 0xfffe));
+    }
+
+    #[test]
+    fn kicks_are_off_while_the_device_is_awake_and_on_before_it_sleeps() {
+        let mut dma = DmaMap::new();
+        let iova = dma.insert(SharedMemory::create(4096, false).unwrap()).unwrap();
+        let memory = dma.piece(iova, 4096).unwrap().memory;
+        let mut queue = Queue::new(0, 4);
+        (queue.desc, queue.avail, queue.used) = (iova, iova + 64, iova + 128);
+        queue.attach(&dma).unwrap();
+        let flags = || memory.load_u16(128, Ordering::Relaxed).unwrap();
+        let avail_event = || memory.load_u16(128 + 4 + 32, Ordering::Relaxed).unwrap();
+        for event_idx in [false, true] {
+            let available = memory.load_u16(66, Ordering::Relaxed).unwrap();
+            queue.wake(event_idx);
+            assert_eq!((flags(), avail_event()), (u16::from(!event_idx), 0));
+            memory.store_u16(66, available + 1, Ordering::Relaxed).unwrap();
+            assert!(queue.arm(event_idx).unwrap() && queue.awake, "there is a request already");
+            assert_eq!(flags(), u16::from(!event_idx));
+            assert_eq!((queue.take(), queue.take()), (Ok(Some(0)), Ok(None)));
+            assert!(!queue.arm(event_idx).unwrap() && !queue.awake);
+            assert_eq!((flags(), avail_event()), (0, if event_idx { available + 1 } else { 0 }));
+        }
     }
 }

@@ -77,6 +77,11 @@ impl Transport {
                 "it is {vendor:04x}:{id:04x}, this driver is for {VIRTIO_VENDOR:04x}:{wanted:04x}"
             )));
         }
+        // The BARs answer only with memory decoding on (PCI 3.0, 6.2.2).
+        let mut command = [0; 2];
+        function.read_config(config::COMMAND, &mut command)?;
+        let on = u16::from_le_bytes(command) | config::COMMAND_MEMORY;
+        function.write_config(config::COMMAND, &on.to_le_bytes())?;
         let mut found: [Option<(Structure, u16)>; 5] = [None; 5];
         for capability in Capabilities::read(&*function)?.iter() {
             if capability.id != config::CAP_VENDOR {

@@ -1,0 +1,215 @@
+//! What can be chosen: of a device, of a poller.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use ringbell_drivers::dma::ArenaOptions;
+use ringbell_drivers::{Error, Result};
+
+/// How a device is opened.
+///
+/// ```
+/// use ringbell::{Device, DeviceOptions};
+/// let options = DeviceOptions { arena_bytes: 64 << 20, ..Default::default() };
+/// let device = Device::open_with("sim:", &options)?;
+/// assert!(device.buffer(32 << 20).is_ok());
+/// # Ok::<(), ringbell::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct DeviceOptions {
+    /// Bytes of DMA memory: rings and buffers. 6 MiB by default, which is within the usual
+    /// locked-memory limit of 8 MiB; 64 KiB to 64 GiB.
+    pub arena_bytes: usize,
+    /// Use huge pages for it when there are some. True by default.
+    pub huge_pages: bool,
+    /// The most descriptors of a ring: a power of two from 8 to 32768; the device may have fewer.
+    /// 1024 by default.
+    pub queue_size: u16,
+    /// How long the device may take to reset or to create a session. 1 s by default.
+    pub control_timeout: Duration,
+    /// Use indirect descriptors where the device has them: a request then takes one ring entry, not
+    /// four. True by default.
+    pub indirect: bool,
+    /// Use event indexes where the device has them: fewer notifications. True by default.
+    pub event_idx: bool,
+}
+
+impl Default for DeviceOptions {
+    fn default() -> Self {
+        let driver = ringbell_drivers::virtio_crypto::OpenOptions::default();
+        Self {
+            arena_bytes: driver.arena.bytes,
+            huge_pages: driver.arena.huge_pages,
+            queue_size: driver.queue_size,
+            control_timeout: driver.limit,
+            indirect: driver.indirect,
+            event_idx: driver.event_idx,
+        }
+    }
+}
+
+impl DeviceOptions {
+    pub(crate) fn for_driver(&self) -> ringbell_drivers::virtio_crypto::OpenOptions {
+        ringbell_drivers::virtio_crypto::OpenOptions {
+            arena: ArenaOptions { bytes: self.arena_bytes, huge_pages: self.huge_pages },
+            queue_size: self.queue_size,
+            limit: self.control_timeout,
+            indirect: self.indirect,
+            event_idx: self.event_idx,
+        }
+    }
+}
+
+/// What the poll thread does when there is nothing to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IdlePolicy {
+    /// Never sleeps: the lowest latency, a whole core.
+    Spin,
+    /// Spins as long as this without a completion, then sleeps until an interrupt, a submission or
+    /// a timer. The default, with 50 us.
+    Adaptive(Duration),
+    /// Sleeps as soon as there is nothing to drain.
+    Interrupt,
+}
+
+impl IdlePolicy {
+    /// The default: adaptive, 50 us.
+    pub const ADAPTIVE: Self = Self::Adaptive(Duration::from_micros(50));
+}
+
+/// How a poller works.
+#[derive(Clone, Debug)]
+pub struct PollerConfig {
+    /// What it does when idle.
+    pub idle: IdlePolicy,
+    /// Completions taken from one queue before the next queue has its turn: 1 to 65536, 256 by
+    /// default.
+    pub budget: usize,
+    /// How long a request may take before it ends with `ERR` and its slot goes into quarantine. At
+    /// least 8 ms; 1 s by default. A request ends at most an eighth of it later.
+    pub request_timeout: Duration,
+    /// How long a queue with work in flight may go without any completion before the device is
+    /// taken as failed. 2 s by default.
+    pub stall_limit: Duration,
+    /// A callback that runs longer than this is counted and warned of. 10 us by default.
+    pub slow_callback: Duration,
+    /// How long a shutdown waits for requests in flight before it ends them with `ERR`. 1 s by
+    /// default.
+    pub grace: Duration,
+    /// Pin the poll thread to this core.
+    pub core: Option<usize>,
+    /// Name of the poll thread, at most 15 bytes.
+    pub thread_name: String,
+    /// Where deadlines get their time from.
+    pub clock: Clock,
+}
+
+impl Default for PollerConfig {
+    fn default() -> Self {
+        Self {
+            idle: IdlePolicy::ADAPTIVE,
+            budget: 256,
+            request_timeout: Duration::from_secs(1),
+            stall_limit: Duration::from_secs(2),
+            slow_callback: Duration::from_micros(10),
+            grace: Duration::from_secs(1),
+            core: None,
+            thread_name: "ringbell-poll".to_owned(),
+            clock: Clock::System,
+        }
+    }
+}
+
+impl PollerConfig {
+    pub(crate) fn check(&self) -> Result<()> {
+        let bad = |why: String| Err(Error::Invalid(format!("cannot make a poller: {why}")));
+        if !(1..=65536).contains(&self.budget) {
+            return bad(format!("a budget of {} is outside of 1 to 65536", self.budget));
+        }
+        if self.request_timeout < Duration::from_millis(8) {
+            return bad(format!("a request timeout of {:?} is below 8 ms", self.request_timeout));
+        }
+        if self.stall_limit < Duration::from_millis(8) {
+            return bad(format!("a stall limit of {:?} is below 8 ms", self.stall_limit));
+        }
+        if self.thread_name.contains('\0') {
+            return bad("its thread's name contains a zero byte".to_owned());
+        }
+        Ok(())
+    }
+
+    /// The tick of the deadlines: an eighth of the timeout.
+    pub(crate) fn tick(&self) -> Duration {
+        self.request_timeout / TICKS_IN_TIMEOUT.into()
+    }
+}
+
+/// Ticks that a request may live.
+pub(crate) const TICKS_IN_TIMEOUT: u8 = 8;
+
+/// Where a poller gets its time from.
+#[derive(Clone, Debug, Default)]
+pub enum Clock {
+    /// The system's monotonic clock.
+    #[default]
+    System,
+    /// A clock that is moved by hand, for tests.
+    Manual(ManualClock),
+}
+
+impl Clock {
+    pub(crate) fn reader(&self) -> ClockReader {
+        match self {
+            Self::System => ClockReader::System(Instant::now()),
+            Self::Manual(clock) => ClockReader::Manual(clock.clone()),
+        }
+    }
+}
+
+/// A clock in use: durations since it was made.
+#[derive(Debug)]
+pub(crate) enum ClockReader {
+    System(Instant),
+    Manual(ManualClock),
+}
+
+impl ClockReader {
+    pub(crate) fn now(&self) -> Duration {
+        match self {
+            Self::System(start) => start.elapsed(),
+            Self::Manual(clock) => Duration::from_nanos(clock.0.load(Ordering::Acquire)),
+        }
+    }
+
+    pub(crate) fn is_manual(&self) -> bool {
+        matches!(self, Self::Manual(_))
+    }
+}
+
+/// A clock that stands still until it is moved.
+///
+/// A poller that goes by it looks at it at each pass; one that sleeps does not see it move, so use
+/// it with a [`ManualPoller`](crate::ManualPoller).
+#[derive(Clone, Default)]
+pub struct ManualClock(Arc<AtomicU64>);
+
+impl ManualClock {
+    /// At zero.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Moves it on.
+    pub fn advance(&self, by: Duration) {
+        let nanos = u64::try_from(by.as_nanos()).unwrap_or(u64::MAX);
+        self.0.fetch_add(nanos, Ordering::AcqRel);
+    }
+}
+
+impl fmt::Debug for ManualClock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ManualClock({} ns)", self.0.load(Ordering::Relaxed))
+    }
+}

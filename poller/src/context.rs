@@ -1,0 +1,263 @@
+//! Wait contexts: what a program waits with.
+
+use std::fmt;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
+
+use nix::sys::eventfd::EventFd;
+use ringbell_drivers::claim::{Claim, Mailbox, Shared};
+use ringbell_drivers::{Result, wait};
+
+use crate::request::{Body, Completion};
+
+/// The status of a wait context: the four of the ASYNC API.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(i32)]
+pub enum Status {
+    /// A fresh context: nothing was submitted with it.
+    Unsupported = 0,
+    /// The request was refused for good, or was accepted and ended with a fault.
+    Err = 1,
+    /// The request was accepted (and, once delivered, has an answer).
+    Ok = 2,
+    /// There was no room; nothing was queued. Submit again later.
+    Eagain = 3,
+}
+
+impl Status {
+    fn from_raw(raw: i32) -> Self {
+        match raw {
+            0 => Self::Unsupported,
+            2 => Self::Ok,
+            3 => Self::Eagain,
+            _ => Self::Err,
+        }
+    }
+}
+
+type Callback = Box<dyn Fn(&Delivery<'_>) + Send + Sync>;
+
+/// What all handles of a context share.
+pub(crate) struct Inner {
+    status: AtomicI32,
+    mailbox: Mailbox<Body>,
+    callback: Option<Callback>,
+    fd: Option<Arc<EventFd>>,
+}
+
+impl Inner {
+    #[inline]
+    pub(crate) fn set_status(&self, status: Status) {
+        // Relaxed: the ring's Release (submission) or the claim's (delivery) publishes it.
+        self.status.store(status as i32, Ordering::Relaxed);
+    }
+
+    #[inline]
+    pub(crate) fn put(&self, body: Box<Body>) {
+        drop(self.mailbox.put(body));
+    }
+
+    pub(crate) fn take_body(&self) -> Option<Box<Body>> {
+        self.mailbox.take()
+    }
+
+    #[inline]
+    pub(crate) fn callback(&self) -> Option<&Callback> {
+        self.callback.as_ref()
+    }
+
+    #[inline]
+    pub(crate) fn fd(&self) -> Option<&Arc<EventFd>> {
+        self.fd.as_ref()
+    }
+}
+
+/// A wait context: carries at most one request at a time, and is told when it has ended.
+///
+/// However it is told, the result is in the context: [`take`](Self::take) moves the request out,
+/// with its buffers. Cloning gives another handle to the same context; handles may be used from any
+/// thread. Dropping all handles does not stop a request in flight: its callback still comes. What
+/// the callback owns is dropped when the last handle is gone and no request is in flight.
+///
+/// ```
+/// use ringbell::{Status, WaitCtx};
+/// let ctx = WaitCtx::new();
+/// assert_eq!(ctx.status(), Status::Unsupported);
+/// assert!(ctx.take().is_none());
+/// ```
+#[derive(Clone)]
+pub struct WaitCtx(Shared<Inner>);
+
+impl WaitCtx {
+    fn from_parts(callback: Option<Callback>, fd: Option<Arc<EventFd>>) -> Self {
+        let status = AtomicI32::new(Status::Unsupported as i32);
+        Self(Shared::new(Inner { status, mailbox: Mailbox::default(), callback, fd }))
+    }
+
+    /// A context that tells nobody: look at it by [`take`](Self::take). For programs that poll.
+    pub fn new() -> Self {
+        Self::from_parts(None, None)
+    }
+
+    /// A context with a callback. It runs on the poll thread, once for each accepted request, when
+    /// the result is in the context. It must be small and must not block; it may submit again. A
+    /// panic in it is caught and counted.
+    pub fn with_callback(callback: impl Fn(&Delivery<'_>) + Send + Sync + 'static) -> Self {
+        Self::from_parts(Some(Box::new(callback)), None)
+    }
+
+    /// A context with a wait fd: an eventfd that becomes readable when the result is in the context.
+    /// Read 8 bytes from it, or call [`take_ready`](Self::take_ready), before the next submit.
+    ///
+    /// # Errors
+    /// No fds left.
+    pub fn with_fd() -> Result<Self> {
+        Ok(Self::from_parts(None, Some(wait::event()?)))
+    }
+
+    /// A context with both.
+    ///
+    /// # Errors
+    /// No fds left.
+    pub fn with_callback_and_fd(callback: impl Fn(&Delivery<'_>) + Send + Sync + 'static) -> Result<Self> {
+        Ok(Self::from_parts(Some(Box::new(callback)), Some(wait::event()?)))
+    }
+
+    /// The status. Set before `submit` returns, and again before the callback runs.
+    pub fn status(&self) -> Status {
+        Status::from_raw(self.0.status.load(Ordering::Acquire))
+    }
+
+    /// The wait fd, where the context has one.
+    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.0.fd.as_ref().map(|fd| fd.as_fd())
+    }
+
+    /// Takes the ended request out, with its result. `None` while it is in flight, after it was
+    /// taken, and where there was none.
+    #[inline]
+    pub fn take(&self) -> Option<Completion> {
+        self.0.mailbox.take().map(Completion::new)
+    }
+
+    /// As [`take`](Self::take), and makes the wait fd unreadable.
+    pub fn take_ready(&self) -> Option<Completion> {
+        if let Some(fd) = self.fd() {
+            wait::drain(fd);
+        }
+        self.take()
+    }
+
+    /// Whether a request is in flight. Already history when it returns.
+    pub fn is_busy(&self) -> bool {
+        self.0.is_claimed()
+    }
+
+    /// Gives the request in flight up. True: no delivery will be made for it, and its buffers go back
+    /// when the device has returned them. False: there is none, or its delivery has begun.
+    ///
+    /// Never waits. The context can be used again once the device has returned the request
+    /// ([`is_busy`](Self::is_busy)); until then a submit is refused.
+    pub fn detach(&self) -> bool {
+        self.0.detach()
+    }
+
+    /// Detaches, then waits until no callback of this context runs on another thread: afterwards
+    /// nothing of Ringbell touches what the callback uses. From inside the callback it returns at
+    /// once. Returns whether a request was given up.
+    pub fn release(&self) -> bool {
+        self.0.quiesce()
+    }
+
+    pub(crate) fn generation(&self) -> Option<u32> {
+        self.0.generation()
+    }
+}
+
+impl Default for WaitCtx {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for WaitCtx {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WaitCtx").field("status", &self.status()).field("busy", &self.is_busy()).finish()
+    }
+}
+
+/// A delivery, as the callback sees it: the context, while the callback runs.
+///
+/// A request can be submitted with it again: [`Request::submit`](crate::Request::submit) takes a
+/// `&Delivery` as well as a `&WaitCtx`.
+pub struct Delivery<'a>(&'a Shared<Inner>);
+
+impl<'a> Delivery<'a> {
+    #[inline]
+    pub(crate) fn new(shared: &'a Shared<Inner>) -> Self {
+        Self(shared)
+    }
+
+    /// The status of the context.
+    #[inline]
+    pub fn status(&self) -> Status {
+        Status::from_raw(self.0.status.load(Ordering::Relaxed))
+    }
+
+    /// Takes the ended request out, with its result. `None` where another thread was faster.
+    #[inline]
+    pub fn take(&self) -> Option<Completion> {
+        self.0.mailbox.take().map(Completion::new)
+    }
+
+    /// A handle to the context, to keep.
+    pub fn context(&self) -> WaitCtx {
+        WaitCtx(self.0.clone())
+    }
+}
+
+impl fmt::Debug for Delivery<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Delivery").field("status", &self.status()).finish()
+    }
+}
+
+/// What a request can be submitted with: a [`WaitCtx`], or the [`Delivery`] in its callback.
+pub trait Target: sealed::Sealed {}
+
+impl Target for WaitCtx {}
+impl Target for Delivery<'_> {}
+
+pub(crate) mod sealed {
+    use super::{Claim, Delivery, Inner, WaitCtx};
+
+    pub trait Sealed {
+        #[doc(hidden)]
+        fn claim(&self) -> Option<ClaimOf>;
+    }
+
+    /// A claim on a context. Opaque outside of this crate.
+    pub struct ClaimOf(pub(crate) Claim<Inner>);
+
+    impl Sealed for WaitCtx {
+        #[inline]
+        fn claim(&self) -> Option<ClaimOf> {
+            self.0.claim().map(ClaimOf)
+        }
+    }
+
+    impl Sealed for Delivery<'_> {
+        #[inline]
+        fn claim(&self) -> Option<ClaimOf> {
+            self.0.claim().map(ClaimOf)
+        }
+    }
+}
+
+pub(crate) type ContextClaim = Claim<Inner>;
+
+/// Whether `claim` is on the context of `ctx`, of that generation.
+pub(crate) fn is_claim_of(claim: &ContextClaim, ctx: &WaitCtx, generation: u32) -> bool {
+    claim.is_of(&ctx.0) && claim.generation() == generation
+}

@@ -1,0 +1,378 @@
+//! A device, as its user sees it: one plain type, whatever is behind the address.
+
+use std::cell::Cell;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crossbeam_queue::SegQueue;
+use crossbeam_utils::CachePadded;
+use ringbell_drivers::address::Address;
+use ringbell_drivers::dma::{DmaBuffer, ForkPage};
+use ringbell_drivers::engine::{Capabilities, Cipher, Direction, Engine, SessionSpec};
+use ringbell_drivers::pci::PciFunction;
+use ringbell_drivers::virtio_crypto::{DataCompleter, DataSubmitter, VirtioCrypto};
+use ringbell_drivers::{Error, Result};
+use zeroize::Zeroizing;
+
+use crate::config::DeviceOptions;
+use crate::context::{Target, WaitCtx};
+use crate::key::{CipherKey, KeyInner};
+use crate::owned::{self, OwnedQueue};
+use crate::request::{InFlight, Reason, Refused, Request};
+use crate::state::{DeviceState, StateCell};
+use crate::stats::{QueueCounters, Stats};
+
+/// The submit half of a queue, as the shared queues and the owned ones have it.
+pub(crate) struct SubmitSide {
+    pub(crate) submitter: DataSubmitter<InFlight>,
+    pub(crate) counters: Arc<QueueCounters>,
+}
+
+/// The complete half of a queue, on its way to a poller.
+pub(crate) struct CompleteSide {
+    pub(crate) completer: DataCompleter<InFlight>,
+    pub(crate) counters: Arc<QueueCounters>,
+}
+
+/// A message to the poll thread.
+pub(crate) enum Message {
+    /// End the request of this context early, if it still is the one of that generation.
+    Cancel(WaitCtx, u32),
+}
+
+/// A device in use.
+pub(crate) struct Inner {
+    engine: Arc<dyn Engine>,
+    generation: Arc<ForkPage>,
+    max_request: u64,
+    /// `None` where a queue is owned.
+    shared: Box<[CachePadded<Mutex<Option<SubmitSide>>>]>,
+    counters: Vec<Arc<QueueCounters>>,
+    /// Until a poller takes them.
+    completers: Mutex<Option<Vec<CompleteSide>>>,
+    pub(crate) messages: SegQueue<Message>,
+    pub(crate) has_messages: AtomicBool,
+    pub(crate) state: StateCell,
+    pub(crate) leaked_bytes: AtomicU64,
+}
+
+/// A device: a PCI function in use by this process. Cloning gives another handle.
+///
+/// A device is served by one [`Poller`](crate::Poller) (or [`ManualPoller`](crate::ManualPoller))
+/// for its life; shutting that down stops the device. Without one, requests are accepted and wait.
+///
+/// Dropping the last handle (keys and requests have one too) stops the device. In a forked child
+/// every call answers an error, and dropping does nothing.
+#[derive(Clone)]
+pub struct Device(Arc<Inner>);
+
+impl fmt::Debug for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Device").field("address", &self.address()).field("state", &self.state()).finish()
+    }
+}
+
+impl Device {
+    /// Opens the device at `address`: `sim:` and its options for a simulated one. (PCI functions,
+    /// `vfio-user:` and `daemon:` are read, and refused until their backends are there.)
+    ///
+    /// # Errors
+    /// The address means nothing, or the device cannot be driven; the error says why and what to do.
+    pub fn open(address: &str) -> Result<Self> {
+        Self::open_with(address, &DeviceOptions::default())
+    }
+
+    /// As [`open`](Self::open), with options.
+    ///
+    /// # Errors
+    /// As for [`open`](Self::open).
+    pub fn open_with(address: &str, options: &DeviceOptions) -> Result<Self> {
+        let parsed: Address = address.parse()?;
+        match parsed {
+            #[cfg(feature = "sim")]
+            Address::Sim(text) => {
+                let bad = |why: String| Error::Address { given: address.to_owned(), why };
+                let config: ringbell_sim::SimConfig =
+                    text.parse().map_err(|e: ringbell_sim::SimError| bad(e.to_string()))?;
+                let sim = ringbell_sim::Sim::threaded(config).map_err(|e| bad(e.to_string()))?;
+                Self::from_function(sim.function(), options)
+            }
+            _ => Err(Error::Address {
+                given: address.to_owned(),
+                why: "this version of Ringbell was built without the backend for it; it drives sim:".to_owned(),
+            }),
+        }
+    }
+
+    /// Opens the device behind a PCI function that the caller has: a simulator stepped by hand, or a
+    /// backend of its own.
+    ///
+    /// # Errors
+    /// The device cannot be driven.
+    pub fn from_function(function: Arc<dyn PciFunction>, options: &DeviceOptions) -> Result<Self> {
+        let (engine, queues) = VirtioCrypto::open::<InFlight>(function, &options.for_driver())?;
+        let mut shared = Vec::with_capacity(queues.len());
+        let mut completers = Vec::with_capacity(queues.len());
+        let mut all_counters = Vec::with_capacity(queues.len());
+        for (submitter, completer) in queues {
+            let counters = Arc::new(QueueCounters::default());
+            all_counters.push(Arc::clone(&counters));
+            let side = SubmitSide { submitter, counters: Arc::clone(&counters) };
+            shared.push(CachePadded::new(Mutex::new(Some(side))));
+            completers.push(CompleteSide { completer, counters });
+        }
+        Ok(Self(Arc::new(Inner {
+            generation: Arc::clone(engine.generation()),
+            max_request: engine.capabilities().max_request,
+            engine,
+            shared: shared.into(),
+            counters: all_counters,
+            completers: Mutex::new(Some(completers)),
+            messages: SegQueue::new(),
+            has_messages: AtomicBool::new(false),
+            state: StateCell::new(),
+            leaked_bytes: AtomicU64::new(0),
+        })))
+    }
+
+    #[inline]
+    pub(crate) fn inner(&self) -> &Arc<Inner> {
+        &self.0
+    }
+
+    /// The address that it was opened by.
+    pub fn address(&self) -> &str {
+        self.0.engine.address()
+    }
+
+    /// What it offers: asked of the device, less what it has refused since.
+    pub fn capabilities(&self) -> Capabilities {
+        self.0.engine.capabilities()
+    }
+
+    /// Its state.
+    pub fn state(&self) -> DeviceState {
+        self.0.state.get()
+    }
+
+    /// A buffer of `len` bytes of the device's DMA memory. Its contents are whatever was there
+    /// before: fill it. Dropping it gives the memory back.
+    ///
+    /// # Errors
+    /// [`Error::NoRoom`] when there is none for the moment (see [`on_room`](Self::on_room)),
+    /// [`Error::Invalid`] when it can never fit.
+    pub fn buffer(&self, len: usize) -> Result<DmaBuffer> {
+        self.0.check_fork()?;
+        self.0.engine.arena().buffer(len)
+    }
+
+    /// A buffer with a copy of `data`: for callers whose data stands in ordinary memory.
+    ///
+    /// # Errors
+    /// As for [`buffer`](Self::buffer).
+    pub fn buffer_from(&self, data: &[u8]) -> Result<DmaBuffer> {
+        let mut buffer = self.buffer(data.len())?;
+        buffer.copy_from_slice(data);
+        Ok(buffer)
+    }
+
+    /// A key for `cipher` at the device. The same key gives the same sessions, from a cache.
+    ///
+    /// Nothing is asked of the device yet: the first submit starts the session's creation and
+    /// answers `EAGAIN`. [`CipherKey::prepare`] does it ahead.
+    ///
+    /// # Errors
+    /// [`Error::NotOffered`] lists what the device offers; [`Error::Invalid`] for a key of the wrong
+    /// length.
+    pub fn cipher_key(&self, cipher: Cipher, key: &[u8]) -> Result<CipherKey> {
+        self.0.check_fork()?;
+        let session = |direction| {
+            let key = Zeroizing::new(key.to_vec());
+            self.0.engine.session(SessionSpec { cipher, direction, key })
+        };
+        let sessions = [session(Direction::Encrypt)?, session(Direction::Decrypt)?];
+        Ok(CipherKey::new(KeyInner { device: self.clone(), cipher, sessions }))
+    }
+
+    /// Takes one of the device's queues for one thread: no lock for a request or a burst, but no
+    /// submission from callbacks, which run elsewhere. Dropping it makes the queue shared again.
+    ///
+    /// # Errors
+    /// All queues are owned already.
+    pub fn owned_queue(&self) -> Result<OwnedQueue> {
+        self.0.check_fork()?;
+        // From the end, so that the first queue stays shared as long as there are others.
+        for (index, queue) in self.0.shared.iter().enumerate().rev() {
+            if let Some(side) = lock(queue).take() {
+                return Ok(OwnedQueue::new(Arc::clone(&self.0), index, side));
+            }
+        }
+        Err(Error::Invalid(format!(
+            "all {} data queues of the device are owned; drop one to take it again",
+            self.0.shared.len()
+        )))
+    }
+
+    /// Asks for an early end of the request that `ctx` has in flight. Where it still is in flight
+    /// when the poll thread gets to it, it is delivered with `ERR` ([`Fault::Canceled`]), without
+    /// its buffers, which stay until the device has returned them. Never waits.
+    ///
+    /// [`Fault::Canceled`]: crate::Fault::Canceled
+    pub fn cancel(&self, ctx: &WaitCtx) {
+        if self.0.generation.is_child() {
+            return;
+        }
+        if let Some(generation) = ctx.generation() {
+            self.0.send(Message::Cancel(ctx.clone(), generation));
+        }
+    }
+
+    /// Calls `waiter` once when there may be room again: a slot, DMA memory or a session has become
+    /// free since this call, or the device has failed or was closed. After this call, try once more:
+    /// what became free before it is not announced.
+    ///
+    /// It runs on the thread that frees; it must be small and must not block.
+    pub fn on_room(&self, waiter: impl FnOnce() + Send + 'static) {
+        if self.0.generation.is_child() {
+            waiter();
+        } else {
+            self.0.engine.room().register(waiter);
+        }
+    }
+
+    /// Submits, and while the answer is `EAGAIN` sleeps until there is room, at most `limit`. Not
+    /// for callbacks.
+    ///
+    /// # Errors
+    /// As for [`Request::submit`]; `EAGAIN` when the time was over.
+    pub fn submit_wait<T: Target>(&self, request: Request, ctx: &T, limit: Duration) -> Result<(), Refused> {
+        let start = Instant::now();
+        let mut refused = match self.0.submit(request, ctx) {
+            Ok(()) => return Ok(()),
+            Err(refused) => refused,
+        };
+        while refused.status() == crate::Status::Eagain {
+            let thread = std::thread::current();
+            let woken = Arc::new(AtomicBool::new(false));
+            let flag = Arc::clone(&woken);
+            self.on_room(move || {
+                flag.store(true, Ordering::Release);
+                thread.unpark();
+            });
+            refused = match self.0.submit(refused.into_request(), ctx) {
+                Ok(()) => return Ok(()),
+                Err(refused) => refused,
+            };
+            if refused.status() != crate::Status::Eagain {
+                break;
+            }
+            while !woken.load(Ordering::Acquire) {
+                let left = limit.saturating_sub(start.elapsed());
+                if left.is_zero() {
+                    return Err(refused);
+                }
+                std::thread::park_timeout(left);
+            }
+        }
+        Err(refused)
+    }
+
+    /// The counters, of all queues together.
+    pub fn stats(&self) -> Stats {
+        let mut stats = Stats::default();
+        for counters in &self.0.counters {
+            stats.add(counters);
+        }
+        stats.leaked_bytes = self.0.leaked_bytes.load(Ordering::Relaxed);
+        stats
+    }
+
+    /// Bytes of DMA memory that are free, in pieces of any size.
+    pub fn free_bytes(&self) -> usize {
+        self.0.engine.arena().free_bytes()
+    }
+}
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Inner {
+    #[inline]
+    pub(crate) fn engine(&self) -> &dyn Engine {
+        &*self.engine
+    }
+
+    #[inline]
+    pub(crate) fn max_request(&self) -> u64 {
+        self.max_request
+    }
+
+    pub(crate) fn is_child(&self) -> bool {
+        self.generation.is_child()
+    }
+
+    fn check_fork(&self) -> Result<()> {
+        if self.generation.is_child() { Err(Error::Forked) } else { Ok(()) }
+    }
+
+    /// The complete halves, once.
+    pub(crate) fn take_completers(&self) -> Result<Vec<CompleteSide>> {
+        self.check_fork()?;
+        lock(&self.completers).take().ok_or_else(|| {
+            Error::Invalid(format!("device {} has a poller already", self.engine.address()))
+        })
+    }
+
+    /// Sends a message to the poll thread.
+    pub(crate) fn send(&self, message: Message) {
+        self.messages.push(message);
+        self.has_messages.store(true, Ordering::Release);
+        self.engine.wake().wake();
+    }
+
+    /// Makes an owned queue shared again.
+    pub(crate) fn give_back(&self, index: usize, side: SubmitSide) {
+        if let Some(queue) = self.shared.get(index) {
+            *lock(queue) = Some(side);
+        }
+        self.engine.room().announce();
+    }
+
+    /// Submits one request to a shared queue, under its lock.
+    pub(crate) fn submit<T: Target>(&self, request: Request, ctx: &T) -> Result<(), Refused> {
+        // Before any lock: in a child a lock may be held by a thread that is not there.
+        if self.generation.is_child() {
+            return Err(owned::refuse(request, ctx, Reason::Forked));
+        }
+        let count = self.shared.len();
+        let first = if count == 1 { 0 } else { thread_number() % count };
+        for index in (first..count).chain(0..first) {
+            let Some(queue) = self.shared.get(index) else { continue };
+            let mut guard = lock(queue);
+            if let Some(side) = &mut *guard {
+                return owned::submit_one(self, side, request, ctx);
+            }
+        }
+        Err(owned::refuse(request, ctx, Reason::NoSharedQueue))
+    }
+}
+
+/// A small number of this thread's own, to spread threads over queues.
+fn thread_number() -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    thread_local! {
+        static NUMBER: Cell<Option<usize>> = const { Cell::new(None) };
+    }
+    NUMBER
+        .try_with(|cell| {
+            cell.get().unwrap_or_else(|| {
+                let number = NEXT.fetch_add(1, Ordering::Relaxed);
+                cell.set(Some(number));
+                number
+            })
+        })
+        .unwrap_or(0)
+}

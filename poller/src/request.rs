@@ -1,0 +1,455 @@
+//! Requests: owned, reusable, in by move and back by move.
+
+use std::fmt;
+use std::sync::Arc;
+
+use ringbell_drivers::dma::DmaBuffer;
+use ringbell_drivers::engine::{Cipher, DeviceStatus, Direction, SessionState};
+use ringbell_drivers::virtio_crypto::{CipherJob, Entry, Place, algorithm};
+use ringbell_drivers::{Error, Result};
+
+use crate::context::{ContextClaim, Status, Target};
+use crate::device::{Device, Inner};
+use crate::key::KeyInner;
+
+/// What is in a request. Boxed, so that moving one is moving a pointer.
+pub(crate) struct Body {
+    pub(crate) key: Arc<KeyInner>,
+    pub(crate) direction: Direction,
+    iv: [u8; 16],
+    /// `None` in what is delivered for a request whose buffers the device still has.
+    source: Option<DmaBuffer>,
+    destination: Option<DmaBuffer>,
+    /// Why it can never be accepted.
+    invalid: Option<Reason>,
+    pub(crate) outcome: Result<Answer, Fault>,
+}
+
+impl Body {
+    /// The operation for the ring; the session must be live.
+    #[inline(always)]
+    pub(crate) fn job(&self, session_id: u64) -> Option<CipherJob> {
+        let source = self.source.as_ref()?;
+        let source_place = place(source);
+        let destination = self.destination.as_ref().map_or(source_place, place);
+        Some(CipherJob {
+            decrypt: self.direction == Direction::Decrypt,
+            algorithm: algorithm(self.key.cipher),
+            session_id,
+            iv: self.iv,
+            iv_len: self.key.cipher.iv_len() as u32,
+            source: source_place,
+            destination,
+        })
+    }
+
+    pub(crate) fn input(&self) -> &[u8] {
+        self.source.as_deref().unwrap_or(&[])
+    }
+
+    #[inline(always)]
+    pub(crate) fn invalid(&self) -> Option<Reason> {
+        self.invalid
+    }
+
+    /// A body for the early end of a request whose own body stays with the device.
+    pub(crate) fn without_buffers(&self, fault: Fault) -> Box<Self> {
+        Box::new(Self {
+            key: Arc::clone(&self.key),
+            direction: self.direction,
+            iv: self.iv,
+            source: None,
+            destination: None,
+            invalid: Some(Reason::NoData),
+            outcome: Err(fault),
+        })
+    }
+
+    fn validate(&mut self) {
+        self.invalid = self.find_invalid();
+    }
+
+    fn find_invalid(&self) -> Option<Reason> {
+        let Some(source) = &self.source else { return Some(Reason::NoData) };
+        let granule = self.key.cipher.granule();
+        let arena = self.key.device.inner().engine().arena();
+        if source.len() % granule != 0 {
+            Some(Reason::PartialBlock)
+        } else if source.len() as u64 > self.key.device.inner().max_request() {
+            Some(Reason::TooLong)
+        } else if self.destination.as_ref().is_some_and(|destination| destination.len() != source.len()) {
+            Some(Reason::LengthsDiffer)
+        } else if !source.is_of(arena) || self.destination.as_ref().is_some_and(|d| !d.is_of(arena)) {
+            Some(Reason::OtherDevice)
+        } else {
+            None
+        }
+    }
+}
+
+#[inline(always)]
+fn place(buffer: &DmaBuffer) -> Place {
+    Place { iova: buffer.iova(), len: buffer.len() as u32 }
+}
+
+/// The entry of a request in flight: what the ring keeps of it.
+pub(crate) struct InFlight {
+    /// `None` once the request has ended early and only its buffers are here.
+    pub(crate) claim: Option<ContextClaim>,
+    pub(crate) body: Box<Body>,
+}
+
+impl Entry for InFlight {
+    #[inline(always)]
+    fn writable(&self) -> u32 {
+        let body = &*self.body;
+        body.destination.as_ref().or(body.source.as_ref()).map_or(0, |buffer| buffer.len() as u32)
+    }
+}
+
+/// A request: what is to be done, with the buffers to do it on.
+///
+/// Made by [`CipherKey::encrypt`](crate::CipherKey::encrypt) and its like. It goes into the ring by
+/// move and comes back by move, with its result and its buffers, and can be submitted again: nothing
+/// is allocated for an operation.
+pub struct Request(pub(crate) Box<Body>);
+
+impl Request {
+    pub(crate) fn new(
+        key: Arc<KeyInner>,
+        direction: Direction,
+        iv: &[u8],
+        source: DmaBuffer,
+        destination: Option<DmaBuffer>,
+    ) -> Self {
+        let mut body = Body {
+            key,
+            direction,
+            iv: [0; 16],
+            source: Some(source),
+            destination,
+            invalid: None,
+            outcome: Ok(Answer::Yes),
+        };
+        body.validate();
+        let mut request = Self(Box::new(body));
+        request.set_iv(iv);
+        request
+    }
+
+    /// Submits to one of the device's shared queues, on this thread.
+    ///
+    /// `Ok` means accepted: the context's status is `OK`, and exactly one delivery will be made (it
+    /// may come before this returns). The context is a [`WaitCtx`](crate::WaitCtx), or, inside a
+    /// callback, its [`Delivery`](crate::Delivery).
+    ///
+    /// # Errors
+    /// [`Refused`] gives the request back. Its [`status`](Refused::status) is `EAGAIN` (no room for
+    /// the moment) or `ERR` (never), and the context has the same, unless the context was busy: then
+    /// its status is left alone.
+    #[inline]
+    pub fn submit<T: Target>(self, ctx: &T) -> Result<(), Refused> {
+        // The device outlives the call: the body, which is moved, is not its only owner.
+        let device = Arc::clone(self.0.key.device.inner());
+        device.submit(self, ctx)
+    }
+
+    /// The input, or, in place, both. Empty where the device has the buffers still (after a cancel).
+    pub fn input(&self) -> &[u8] {
+        self.0.source.as_deref().unwrap_or(&[])
+    }
+
+    /// The input, to be filled for the next use.
+    pub fn input_mut(&mut self) -> &mut [u8] {
+        self.0.source.as_deref_mut().unwrap_or(&mut [])
+    }
+
+    /// The output. Empty where the device has the buffers still (after a cancel).
+    pub fn output(&self) -> &[u8] {
+        self.0.destination.as_deref().or(self.0.source.as_deref()).unwrap_or(&[])
+    }
+
+    /// Sets the IV or first counter block for the next use: as long as
+    /// [`Cipher::iv_len`] says. A wrong length is refused at submit.
+    pub fn set_iv(&mut self, iv: &[u8]) {
+        let wanted = self.cipher().iv_len();
+        if iv.len() == wanted {
+            self.0.iv[..wanted].copy_from_slice(iv);
+            if self.0.invalid == Some(Reason::IvLength) {
+                self.0.validate();
+            }
+        } else {
+            self.0.invalid = Some(Reason::IvLength);
+        }
+    }
+
+    /// Makes input and output `len` bytes long, at most the buffers' capacity.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] above it; nothing has changed then.
+    pub fn set_len(&mut self, len: usize) -> Result<()> {
+        let body = &mut *self.0;
+        let capacity = |buffer: &Option<DmaBuffer>| buffer.as_ref().map_or(usize::MAX, DmaBuffer::capacity);
+        let most = capacity(&body.source).min(capacity(&body.destination));
+        if len > most {
+            return Err(Error::Invalid(format!("buffers of {most} bytes cannot be made {len} bytes long")));
+        }
+        for buffer in [&mut body.source, &mut body.destination].into_iter().flatten() {
+            buffer.set_len(len)?;
+        }
+        if body.invalid != Some(Reason::IvLength) {
+            body.validate();
+        }
+        Ok(())
+    }
+
+    /// Takes the buffers out: input, and output where it is another one.
+    pub fn into_buffers(self) -> (Option<DmaBuffer>, Option<DmaBuffer>) {
+        let body = *self.0;
+        (body.source, body.destination)
+    }
+
+    /// The cipher.
+    pub fn cipher(&self) -> Cipher {
+        self.0.key.cipher
+    }
+
+    /// Encrypt or decrypt.
+    pub fn direction(&self) -> Direction {
+        self.0.direction
+    }
+
+    /// The device it is for.
+    pub fn device(&self) -> &Device {
+        &self.0.key.device
+    }
+}
+
+impl fmt::Debug for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Request({:?} {}, {} bytes)", self.direction(), self.cipher(), self.input().len())
+    }
+}
+
+/// The device's answer to a request: yes, or no.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// Done.
+    Yes,
+    /// The device did what was asked, and the answer is no: a tag or a signature does not match.
+    No,
+}
+
+/// Why an accepted request ended with `ERR`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Fault {
+    /// The device returned it with an error.
+    #[error("the device returned an error: {0:?}")]
+    Device(DeviceStatus),
+    /// It was cancelled.
+    #[error("the request was cancelled")]
+    Canceled,
+    /// Its time was over.
+    #[error("the device did not answer in time")]
+    TimedOut,
+    /// The device failed while it had the request.
+    #[error("the device failed while the request was in flight")]
+    DeviceFailed,
+    /// The poller was shut down while the device had the request.
+    #[error("the poller was shut down while the request was in flight")]
+    Shutdown,
+}
+
+/// A request that has ended, with its result.
+pub struct Completion(Box<Body>);
+
+impl Completion {
+    #[inline]
+    pub(crate) fn new(body: Box<Body>) -> Self {
+        Self(body)
+    }
+
+    /// How it ended.
+    ///
+    /// # Errors
+    /// Why it has no answer. The context's status is `ERR` then.
+    #[inline]
+    pub fn result(&self) -> Result<Answer, Fault> {
+        self.0.outcome
+    }
+
+    /// The request, to look at its output.
+    pub fn request(&self) -> RequestRef<'_> {
+        RequestRef(&self.0)
+    }
+
+    /// The request, to be used again.
+    #[inline]
+    pub fn into_request(self) -> Request {
+        Request(self.0)
+    }
+}
+
+impl fmt::Debug for Completion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Completion").field("result", &self.result()).finish_non_exhaustive()
+    }
+}
+
+/// The request inside a [`Completion`].
+pub struct RequestRef<'a>(&'a Body);
+
+impl<'a> RequestRef<'a> {
+    /// The output; see [`Request::output`].
+    pub fn output(&self) -> &'a [u8] {
+        self.0.destination.as_deref().or(self.0.source.as_deref()).unwrap_or(&[])
+    }
+
+    /// The input; see [`Request::input`].
+    pub fn input(&self) -> &'a [u8] {
+        self.0.source.as_deref().unwrap_or(&[])
+    }
+}
+
+/// Why a request was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Reason {
+    /// The ring is full.
+    RingFull,
+    /// The session is still being created.
+    SessionPending,
+    /// The context has a request in flight.
+    ContextBusy,
+    /// The IV has the wrong length.
+    IvLength,
+    /// The data is not a whole number of blocks.
+    PartialBlock,
+    /// The data is longer than the device takes.
+    TooLong,
+    /// Input and output have different lengths.
+    LengthsDiffer,
+    /// A buffer is of another device.
+    OtherDevice,
+    /// The buffers are gone: the device has them still, after a cancel.
+    NoData,
+    /// All queues are owned; there is none to share.
+    NoSharedQueue,
+    /// The device refuses the session.
+    SessionRefused,
+    /// The device is failed or closed.
+    DeviceDown,
+    /// This process is a forked child of the one that opened the device.
+    Forked,
+}
+
+impl Reason {
+    /// The status that says the same.
+    pub fn status(self) -> Status {
+        match self {
+            Self::RingFull | Self::SessionPending => Status::Eagain,
+            _ => Status::Err,
+        }
+    }
+}
+
+/// A request that was not accepted: nothing was queued, and it is inside.
+pub struct Refused {
+    request: Request,
+    reason: Reason,
+}
+
+impl Refused {
+    #[cold]
+    pub(crate) fn new(request: Request, reason: Reason) -> Self {
+        Self { request, reason }
+    }
+
+    /// `EAGAIN`: try again when there is room. `ERR`: never.
+    pub fn status(&self) -> Status {
+        self.reason.status()
+    }
+
+    /// Why.
+    pub fn reason(&self) -> Reason {
+        self.reason
+    }
+
+    /// The request back.
+    pub fn into_request(self) -> Request {
+        self.request
+    }
+
+    /// The same as an error, in words.
+    pub fn to_error(&self) -> Error {
+        let cipher = self.request.cipher();
+        let len = self.request.input().len();
+        match self.reason {
+            Reason::RingFull => Error::NoRoom("a request in the ring"),
+            Reason::SessionPending => Error::NoRoom("the request: its session is still being created"),
+            Reason::ContextBusy => {
+                Error::Invalid("the wait context has a request in flight; use another, or wait".to_owned())
+            }
+            Reason::IvLength => {
+                Error::Invalid(format!("the IV has the wrong length, {cipher} takes {} bytes", cipher.iv_len()))
+            }
+            Reason::PartialBlock => Error::Invalid(format!(
+                "{len} bytes are not a whole number of blocks; {cipher} takes multiples of {}",
+                cipher.granule()
+            )),
+            Reason::TooLong => Error::Invalid(format!(
+                "{len} bytes are more than the device takes in one request, {}",
+                self.request.device().inner().max_request()
+            )),
+            Reason::LengthsDiffer => Error::Invalid("input and output have different lengths".to_owned()),
+            Reason::OtherDevice => Error::Invalid("a buffer belongs to another device".to_owned()),
+            Reason::NoData => {
+                Error::Invalid("the request's buffers are with the device still; make a new one".to_owned())
+            }
+            Reason::NoSharedQueue => {
+                Error::Invalid("all queues of the device are owned; submit to one of those".to_owned())
+            }
+            Reason::SessionRefused => Error::Invalid(format!("the device refuses a session for {cipher}")),
+            Reason::DeviceDown => Error::Down("failed or closed"),
+            Reason::Forked => Error::Forked,
+        }
+    }
+}
+
+impl fmt::Debug for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Refused").field("reason", &self.reason).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.to_error().fmt(f)
+    }
+}
+
+impl std::error::Error for Refused {}
+
+/// The session's id, or why there is none: starts its creation where it is absent.
+#[inline(always)]
+pub(crate) fn live_session(device: &Inner, body: &Body) -> Result<u64, Reason> {
+    let session = body.key.session(body.direction);
+    match session.live_id() {
+        Some(id) => Ok(id),
+        None => Err(without_session(device, body)),
+    }
+}
+
+#[cold]
+fn without_session(device: &Inner, body: &Body) -> Reason {
+    let session = body.key.session(body.direction);
+    match session.state() {
+        SessionState::Refused => Reason::SessionRefused,
+        _ => match device.engine().start_session(session) {
+            Ok(()) | Err(Error::NoRoom(_)) => Reason::SessionPending,
+            Err(Error::Forked) => Reason::Forked,
+            Err(_) => Reason::DeviceDown,
+        },
+    }
+}

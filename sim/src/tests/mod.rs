@@ -1,0 +1,9 @@
+//! Behaviour, through a small driver written against the specification (bytes and offsets, none of
+//! the crate's own structures).
+
+mod driver;
+mod hostile;
+mod registers;
+mod requests;
+
+pub(crate) use driver::{Driver, Part};
