@@ -1,0 +1,3 @@
+//! The command `ringbell`.
+#![forbid(unsafe_code)]
+fn main() {}

@@ -1,0 +1,1 @@
+//! Tests across the packages of Ringbell; see the files in `tests/`.
