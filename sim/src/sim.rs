@@ -163,6 +163,8 @@ pub(crate) struct Core {
     bad_kicks: AtomicU64,
     /// The function answers memory accesses, doorbells among them.
     memory_enabled: AtomicBool,
+    /// A kick of the control queue that came without bus mastering (stepped mode).
+    control_held: AtomicBool,
     stop: AtomicBool,
     thread: OnceLock<Thread>,
     stepped: bool,
@@ -183,6 +185,7 @@ impl Core {
             kick_count: AtomicU64::new(0),
             bad_kicks: AtomicU64::new(0),
             memory_enabled: AtomicBool::new(false),
+            control_held: AtomicBool::new(false),
             stop: AtomicBool::new(false),
             thread: OnceLock::new(),
             stepped,
@@ -213,7 +216,7 @@ impl Core {
         match effect {
             Effect::None => {}
             Effect::Notify { queue, value } => self.notify(queue, value),
-            Effect::Wake => self.unpark(),
+            Effect::Wake => self.wake(),
         }
     }
 
@@ -223,7 +226,22 @@ impl Core {
         self.memory_enabled.store(on, Ordering::Relaxed);
     }
 
-    fn unpark(&self) {
+    /// Stepped mode: serves the control queue now, or when bus mastering is on again.
+    fn kick_control(&self) {
+        let mut device = self.device();
+        let held = device.held();
+        // Relaxed: it is only touched under the lock.
+        self.control_held.store(held, Ordering::Relaxed);
+        if !held {
+            device.step_control();
+        }
+    }
+
+    /// The device may go on.
+    fn wake(&self) {
+        if self.stepped && self.control_held.load(Ordering::Relaxed) {
+            self.kick_control();
+        }
         if let Some(thread) = self.thread.get() {
             thread.unpark();
         }
@@ -239,13 +257,13 @@ impl Core {
         self.kick_count.fetch_add(1, Ordering::Relaxed);
         if self.stepped {
             if queue == self.control {
-                self.device().step_control();
+                self.kick_control();
             }
             return;
         }
         // Pairs with the swap in `take_kicks`; unpark orders it before the thread's next look.
         self.kicks[usize::from(queue / 64)].fetch_or(1 << (queue % 64), Ordering::Release);
-        self.unpark();
+        self.wake();
     }
 
     /// Hands the kicks to the device.

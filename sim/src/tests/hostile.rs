@@ -1,4 +1,5 @@
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use ringbell_drivers::dma::SharedMemory;
 
@@ -198,7 +199,9 @@ fn memory_that_changes_under_the_device_is_harmless() {
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let mut rng = Rng::new(3);
-            while !stop.load(Ordering::Relaxed) {
+            let start = Instant::now();
+            // The limit is for a test that fails.
+            while start.elapsed() < Duration::from_secs(30) && !stop.load(Ordering::Relaxed) {
                 let at = 4096 + rng.below(1024);
                 let value = if rng.below(2) == 0 { rng.next() & 7 } else { rng.next() };
                 memory.write(at, &value.to_le_bytes()[..1 + rng.below(8)]).unwrap();

@@ -59,6 +59,11 @@ fn memory_space_and_bus_mastering_matter() {
     assert_eq!((driver.sim.step(), driver.poll(0)), (0, None));
     driver.function.set_bus_master(true).unwrap();
     assert_eq!(driver.sim.step(), 1);
+    driver.function.set_bus_master(false).unwrap();
+    driver.submit(1, &parts, false);
+    assert_eq!(driver.poll(1), None);
+    driver.function.set_bus_master(true).unwrap();
+    assert!(driver.poll(1).is_some(), "the control queue's kick was kept");
     driver.function.reset().unwrap();
     assert_eq!((config16(&driver, 4), driver.r8(20)), (0, 0xff));
     driver.function.write_config(4, &6_u16.to_le_bytes()).unwrap();
