@@ -124,13 +124,19 @@ impl<T> Shared<T> {
     /// The wait is as long as the rest of the callback, which is small by contract.
     pub fn quiesce(&self) -> bool {
         let detached = self.detach();
-        if !is_calling(self.block.as_ptr().cast()) {
-            // Acquire: pairs with the Release in Calling's drop.
-            while self.block().word.load(Ordering::Acquire) & CALLS != 0 {
-                yield_now();
-            }
-        }
+        self.wait_for_calls();
         detached
+    }
+
+    /// Waits until no call for this value runs on another thread. Inside such a call it returns at
+    /// once. As long as the rest of the callback, which is small by contract.
+    pub fn wait_for_calls(&self) {
+        // Acquire: pairs with the Release in Calling's drop.
+        while self.block().word.load(Ordering::Acquire) & CALLS != 0
+            && !is_calling(self.block.as_ptr().cast())
+        {
+            yield_now();
+        }
     }
 
     /// Whether both are handles to one value.
@@ -225,6 +231,14 @@ impl<T> Claim<T> {
         self.block().word.load(Ordering::Relaxed) & DETACHED != 0
     }
 
+    /// As [`is_detached`](Self::is_detached): `None` where it was given up, else what
+    /// [`begin`](Self::begin) starts from.
+    #[inline(always)]
+    pub fn look(&self) -> Option<Seen> {
+        let word = self.block().word.load(Ordering::Relaxed);
+        (word & DETACHED == 0).then_some(Seen(word))
+    }
+
     /// The generation of this claim.
     pub fn generation(&self) -> u32 {
         generation(self.block().word.load(Ordering::Relaxed))
@@ -241,14 +255,15 @@ impl<T> Claim<T> {
     /// # Errors
     /// Gives the claim back where the request was detached: no call may be made.
     #[inline]
-    pub fn begin(self) -> Result<Calling<T>, Self> {
+    pub fn begin(self, seen: Seen) -> Result<Calling<T>, Self> {
         let word = &self.block().word;
-        let mut old = word.load(Ordering::Relaxed);
+        let mut old = seen.0;
         loop {
             if old & DETACHED != 0 {
                 return Err(self);
             }
-            let new = (old & !BUSY) + CALL;
+            // BUSY is set (this is its owner), so taking it away is a subtraction.
+            let new = old.wrapping_add(CALL.wrapping_sub(BUSY));
             // Release: pairs with the Acquire of the next claim and of is_claimed. Acquire: a
             // detach that came before is seen with all that came before it.
             match word.compare_exchange_weak(old, new, Ordering::AcqRel, Ordering::Relaxed) {
@@ -259,10 +274,7 @@ impl<T> Claim<T> {
         let block = self.block;
         std::mem::forget(self);
         let outer = set_calling(block.as_ptr().cast());
-        Ok(Calling {
-            shared: std::mem::ManuallyDrop::new(Shared { block, owns: PhantomData }),
-            outer,
-        })
+        Ok(Calling { shared: std::mem::ManuallyDrop::new(Shared { block, owns: PhantomData }), outer })
     }
 }
 
@@ -294,6 +306,10 @@ impl<T> fmt::Debug for Claim<T> {
         f.write_str("Claim")
     }
 }
+
+/// A look at a claim that was not given up at that moment.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen(u64);
 
 /// The call of a request that has ended, while it runs.
 pub struct Calling<T> {
@@ -352,7 +368,7 @@ fn is_calling(block: *const ()) -> bool {
     current::CALLING.try_with(|cell| cell.get() == block).unwrap_or(false)
 }
 
-/// A place for one boxed result: put by the one who holds the claim, taken by anyone.
+/// A place for one boxed result.
 pub struct Mailbox<R> {
     pointer: AtomicPtr<R>,
     owns: PhantomData<Box<R>>,
@@ -365,18 +381,11 @@ impl<R> Default for Mailbox<R> {
 }
 
 impl<R> Mailbox<R> {
-    /// Puts `result` in and returns what had not been taken. Two calls of this must not overlap (one
-    /// result could be leaked): whoever puts holds the claim on the value that the mailbox is in.
+    /// Puts `result` in and returns what had not been taken.
     #[inline]
     pub fn put(&self, result: Box<R>) -> Option<Box<R>> {
-        let new = Box::into_raw(result);
-        if self.pointer.load(Ordering::Relaxed).is_null() {
-            // Release: pairs with the Acquire in `take`. A plain store is enough: takers only ever
-            // empty the place, and nobody else puts (the caller holds the claim).
-            self.pointer.store(new, Ordering::Release);
-            return None;
-        }
-        Self::own(self.pointer.swap(new, Ordering::AcqRel))
+        // AcqRel: pairs with the swap in `take`, either way round.
+        Self::own(self.pointer.swap(Box::into_raw(result), Ordering::AcqRel))
     }
 
     /// Takes what is there.
@@ -422,7 +431,8 @@ mod tests {
         let shared = Shared::new(());
         let claim = shared.claim().unwrap();
         assert!(shared.claim().is_none());
-        let calling = claim.begin().unwrap();
+        let seen = claim.look().unwrap();
+        let calling = claim.begin(seen).unwrap();
         let again = calling.shared().claim().unwrap();
         drop(calling);
         assert!(shared.is_claimed());
@@ -437,11 +447,13 @@ mod tests {
         let first = shared.generation().unwrap();
         assert!(shared.detach());
         assert!(!shared.detach(), "it is given up once");
-        drop(claim.begin().unwrap_err());
+        assert!(claim.look().is_none());
+        drop(claim);
         assert!(!shared.detach(), "nothing is in flight");
         let claim = shared.claim().unwrap();
         assert_ne!(claim.generation(), first);
-        assert!(claim.begin().is_ok());
+        let seen = claim.look().unwrap();
+        assert!(claim.begin(seen).is_ok());
     }
 
     #[test]
@@ -451,7 +463,8 @@ mod tests {
         let claim = shared.claim().unwrap();
         drop(shared);
         assert_eq!(Arc::strong_count(&token), 2);
-        let calling = claim.begin().unwrap();
+        let seen = claim.look().unwrap();
+        let calling = claim.begin(seen).unwrap();
         assert_eq!(Arc::strong_count(&token), 2);
         drop(calling);
         assert_eq!(Arc::strong_count(&token), 1);
@@ -460,7 +473,9 @@ mod tests {
     #[test]
     fn quiesce_inside_the_call_returns_at_once() {
         let shared = Shared::new(());
-        let calling = shared.claim().unwrap().begin().unwrap();
+        let claim = shared.claim().unwrap();
+        let seen = claim.look().unwrap();
+        let calling = claim.begin(seen).unwrap();
         assert!(!shared.quiesce());
         drop(calling);
         assert!(!shared.quiesce());

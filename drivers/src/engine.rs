@@ -237,9 +237,7 @@ impl Session {
 
     /// Moves from one state to another; false where it was in neither.
     pub(crate) fn advance(&self, from: SessionState, to: SessionState) -> bool {
-        self.state
-            .compare_exchange(from as u32, to as u32, Ordering::AcqRel, Ordering::Acquire)
-            .is_ok()
+        self.state.compare_exchange(from as u32, to as u32, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
     pub(crate) fn set(&self, state: SessionState) {

@@ -73,7 +73,9 @@ impl Waiter {
         let ring = match IoUring::builder().dontfork().build(ENTRIES) {
             Ok(ring) if ring.params().is_feature_ext_arg() => Some(ring),
             Ok(_) => {
-                tracing::info!("io_uring is too old here (before Linux 5.11), the poll thread sleeps in poll(2)");
+                tracing::info!(
+                    "io_uring is too old here (before Linux 5.11), the poll thread sleeps in poll(2)"
+                );
                 None
             }
             Err(error) => {
@@ -213,8 +215,7 @@ fn libc_pollin() -> u32 {
 }
 
 fn wait_poll(fds: &[OwnedFd], timeout: Option<Duration>) -> io::Result<Vec<usize>> {
-    let mut set: Vec<PollFd<'_>> =
-        fds.iter().map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN)).collect();
+    let mut set: Vec<PollFd<'_>> = fds.iter().map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN)).collect();
     let timeout = match timeout {
         None => PollTimeout::NONE,
         // Rounded up: a sleep that ends before its timer would spin.

@@ -1,5 +1,6 @@
 //! Wait contexts: what a program waits with.
 
+use std::cell::Cell;
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
@@ -36,14 +37,30 @@ impl Status {
     }
 }
 
-type Callback = Box<dyn Fn(&Delivery<'_>) + Send + Sync>;
+pub(crate) type Callback = Box<dyn Fn(&Delivery<'_>) + Send + Sync>;
 
 /// What all handles of a context share.
 pub(crate) struct Inner {
     status: AtomicI32,
     mailbox: Mailbox<Body>,
-    callback: Option<Callback>,
-    fd: Option<Arc<EventFd>>,
+    wake: Wake,
+}
+
+/// How a context tells its program.
+pub(crate) enum Wake {
+    Callback(Callback),
+    Fd(Arc<EventFd>),
+    Both(Callback, Arc<EventFd>),
+    Nothing,
+}
+
+impl Wake {
+    fn fd(&self) -> Option<&Arc<EventFd>> {
+        match self {
+            Self::Fd(fd) | Self::Both(_, fd) => Some(fd),
+            Self::Callback(_) | Self::Nothing => None,
+        }
+    }
 }
 
 impl Inner {
@@ -62,14 +79,9 @@ impl Inner {
         self.mailbox.take()
     }
 
-    #[inline]
-    pub(crate) fn callback(&self) -> Option<&Callback> {
-        self.callback.as_ref()
-    }
-
-    #[inline]
-    pub(crate) fn fd(&self) -> Option<&Arc<EventFd>> {
-        self.fd.as_ref()
+    #[inline(always)]
+    pub(crate) fn wake(&self) -> &Wake {
+        &self.wake
     }
 }
 
@@ -90,21 +102,21 @@ impl Inner {
 pub struct WaitCtx(Shared<Inner>);
 
 impl WaitCtx {
-    fn from_parts(callback: Option<Callback>, fd: Option<Arc<EventFd>>) -> Self {
+    fn from_wake(wake: Wake) -> Self {
         let status = AtomicI32::new(Status::Unsupported as i32);
-        Self(Shared::new(Inner { status, mailbox: Mailbox::default(), callback, fd }))
+        Self(Shared::new(Inner { status, mailbox: Mailbox::default(), wake }))
     }
 
     /// A context that tells nobody: look at it by [`take`](Self::take). For programs that poll.
     pub fn new() -> Self {
-        Self::from_parts(None, None)
+        Self::from_wake(Wake::Nothing)
     }
 
     /// A context with a callback. It runs on the poll thread, once for each accepted request, when
     /// the result is in the context. It must be small and must not block; it may submit again. A
     /// panic in it is caught and counted.
     pub fn with_callback(callback: impl Fn(&Delivery<'_>) + Send + Sync + 'static) -> Self {
-        Self::from_parts(Some(Box::new(callback)), None)
+        Self::from_wake(Wake::Callback(Box::new(callback)))
     }
 
     /// A context with a wait fd: an eventfd that becomes readable when the result is in the context.
@@ -113,7 +125,7 @@ impl WaitCtx {
     /// # Errors
     /// No fds left.
     pub fn with_fd() -> Result<Self> {
-        Ok(Self::from_parts(None, Some(wait::event()?)))
+        Ok(Self::from_wake(Wake::Fd(wait::event()?)))
     }
 
     /// A context with both.
@@ -121,7 +133,7 @@ impl WaitCtx {
     /// # Errors
     /// No fds left.
     pub fn with_callback_and_fd(callback: impl Fn(&Delivery<'_>) + Send + Sync + 'static) -> Result<Self> {
-        Ok(Self::from_parts(Some(Box::new(callback)), Some(wait::event()?)))
+        Ok(Self::from_wake(Wake::Both(Box::new(callback), wait::event()?)))
     }
 
     /// The status. Set before `submit` returns, and again before the callback runs.
@@ -131,14 +143,21 @@ impl WaitCtx {
 
     /// The wait fd, where the context has one.
     pub fn fd(&self) -> Option<BorrowedFd<'_>> {
-        self.0.fd.as_ref().map(|fd| fd.as_fd())
+        self.0.wake.fd().map(|fd| fd.as_fd())
     }
 
     /// Takes the ended request out, with its result. `None` while it is in flight, after it was
     /// taken, and where there was none.
+    ///
+    /// While the callback runs on another thread and has not taken the request itself, this waits
+    /// for it to return: what the callback has announced is there.
     #[inline]
     pub fn take(&self) -> Option<Completion> {
-        self.0.mailbox.take().map(Completion::new)
+        let body = self.0.mailbox.take().or_else(|| {
+            self.0.wait_for_calls();
+            self.0.mailbox.take()
+        });
+        body.map(Completion::new)
     }
 
     /// As [`take`](Self::take), and makes the wait fd unreadable.
@@ -191,30 +210,50 @@ impl fmt::Debug for WaitCtx {
 ///
 /// A request can be submitted with it again: [`Request::submit`](crate::Request::submit) takes a
 /// `&Delivery` as well as a `&WaitCtx`.
-pub struct Delivery<'a>(&'a Shared<Inner>);
+pub struct Delivery<'a> {
+    context: &'a Shared<Inner>,
+    /// Until it is taken, or the callback returns and it goes to the mailbox.
+    body: Cell<Option<Box<Body>>>,
+}
 
 impl<'a> Delivery<'a> {
-    #[inline]
-    pub(crate) fn new(shared: &'a Shared<Inner>) -> Self {
-        Self(shared)
+    #[inline(always)]
+    pub(crate) fn new(context: &'a Shared<Inner>, body: Box<Body>) -> Self {
+        Self { context, body: Cell::new(Some(body)) }
     }
 
     /// The status of the context.
     #[inline]
     pub fn status(&self) -> Status {
-        Status::from_raw(self.0.status.load(Ordering::Relaxed))
+        Status::from_raw(self.context.status.load(Ordering::Relaxed))
     }
 
-    /// Takes the ended request out, with its result. `None` where another thread was faster.
+    /// Takes the ended request out, with its result. `None` the second time.
     #[inline]
     pub fn take(&self) -> Option<Completion> {
-        self.0.mailbox.take().map(Completion::new)
+        self.body.take().map(Completion::new)
     }
 
     /// A handle to the context, to keep.
     pub fn context(&self) -> WaitCtx {
-        WaitCtx(self.0.clone())
+        WaitCtx(self.context.clone())
     }
+}
+
+impl Drop for Delivery<'_> {
+    /// What the callback has not taken is for the context's other users, also after a panic.
+    #[inline(always)]
+    fn drop(&mut self) {
+        if let Some(body) = self.body.take() {
+            leave(self.context, body);
+        }
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn leave(context: &Inner, body: Box<Body>) {
+    context.put(body);
 }
 
 impl fmt::Debug for Delivery<'_> {
@@ -250,7 +289,7 @@ pub(crate) mod sealed {
     impl Sealed for Delivery<'_> {
         #[inline]
         fn claim(&self) -> Option<ClaimOf> {
-            self.0.claim().map(ClaimOf)
+            self.context.claim().map(ClaimOf)
         }
     }
 }

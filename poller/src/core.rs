@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use nix::sys::eventfd::EventFd;
+use ringbell_drivers::claim::Seen;
 use ringbell_drivers::clock::{TickRate, ticks};
 use ringbell_drivers::engine::DeviceStatus;
 use ringbell_drivers::virtqueue::Drained;
@@ -13,85 +14,117 @@ use ringbell_drivers::wait::Waiter;
 use ringbell_drivers::{Error, Result};
 
 use crate::config::{ClockReader, PollerConfig, TICKS_IN_TIMEOUT};
-use crate::context::{ContextClaim, Delivery, Status, is_claim_of};
+use crate::context::{ContextClaim, Delivery, Status, Wake, is_claim_of};
 use crate::device::{CompleteSide, Device, Inner, Message, SubmitSide};
 use crate::request::{Answer, Body, Fault, InFlight};
 use crate::state::DeviceState;
 use crate::stats::QueueCounters;
 
-/// What one drain counts, in registers.
+/// What one drain counts: all entries, and among them those that did not end with an answer.
 #[derive(Default)]
 struct Tally {
-    completed: u64,
+    entries: u64,
     errors: u64,
     detached: u64,
+    /// Back from quarantine: the request had ended before.
+    unclaimed: u64,
     panics: u64,
-    returned_from_quarantine: u64,
-}
-
-/// How one delivery went.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Delivered {
-    Answer,
-    Error,
-    Detached,
-    /// Delivered, and its callback panicked.
-    Panicked(bool),
 }
 
 /// Delivers an ended request to its context: result, status, then the wake-up.
+///
+/// A panic of the callback (or of what it owns, where this ends the context) goes through; it is
+/// counted as delivered before.
 #[inline(always)]
-fn deliver(claim: ContextClaim, body: Box<Body>, fds: &mut Vec<Arc<EventFd>>) -> Delivered {
-    if claim.is_detached() {
-        // First the buffers, then the context: when it is idle, everything is back.
-        drop(body);
-        drop(claim);
-        return Delivered::Detached;
+fn deliver(
+    claim: ContextClaim,
+    mut body: Box<Body>,
+    outcome: Result<Answer, Fault>,
+    tally: &mut Tally,
+    fds: &mut Vec<Arc<EventFd>>,
+) {
+    let Some(seen) = claim.look() else { return given_up(claim, body, tally) };
+    body.outcome = outcome;
+    claim.set_status(if outcome.is_ok() { Status::Ok } else { Status::Err });
+    if let Wake::Fd(_) | Wake::Nothing = claim.wake() {
+        return deliver_silently(claim, seen, body, tally, fds);
     }
+    let calling = match claim.begin(seen) {
+        Ok(calling) => calling,
+        // Detached since the look above.
+        Err(claim) => return given_up(claim, body, tally),
+    };
+    if outcome.is_err() {
+        tally.errors += 1;
+    }
+    let context = calling.shared();
+    let callback = match context.wake() {
+        Wake::Callback(callback) => callback,
+        Wake::Both(callback, fd) => {
+            fds.push(Arc::clone(fd));
+            callback
+        }
+        Wake::Fd(_) | Wake::Nothing => return,
+    };
+    callback(&Delivery::new(context, body));
+}
+
+/// Delivers to a context without a callback: into its mailbox, before it becomes idle.
+fn deliver_silently(
+    claim: ContextClaim,
+    seen: Seen,
+    body: Box<Body>,
+    tally: &mut Tally,
+    fds: &mut Vec<Arc<EventFd>>,
+) {
     let answered = body.outcome.is_ok();
     claim.put(body);
-    claim.set_status(if answered { Status::Ok } else { Status::Err });
-    let calling = match claim.begin() {
-        Ok(calling) => calling,
+    match claim.begin(seen) {
+        Ok(calling) => {
+            tally.errors += u64::from(!answered);
+            if let Wake::Fd(fd) = calling.shared().wake() {
+                fds.push(Arc::clone(fd));
+            }
+        }
         Err(claim) => {
-            // Detached between the look above and here: nobody may see the result.
+            // Detached meanwhile: nobody may see the result.
             drop(claim.take_body());
-            return Delivered::Detached;
+            drop(claim);
+            tally.detached += 1;
         }
-    };
-    if let Some(fd) = calling.shared().fd() {
-        fds.push(Arc::clone(fd));
     }
-    // The call's end may drop the context, and with it what the callback owns: inside, too.
-    let called = catch_unwind(AssertUnwindSafe(move || {
-        if let Some(callback) = calling.shared().callback() {
-            callback(&Delivery::new(calling.shared()));
-        }
-    }));
-    match (called, answered) {
-        (Ok(()), true) => Delivered::Answer,
-        (Ok(()), false) => Delivered::Error,
-        (Err(_), answered) => Delivered::Panicked(answered),
+}
+
+#[cold]
+#[inline(never)]
+fn given_up(claim: ContextClaim, body: Box<Body>, tally: &mut Tally) {
+    // First the buffers, then the context: when it is idle, everything is back.
+    drop(body);
+    drop(claim);
+    tally.detached += 1;
+}
+
+/// Delivers outside of a drain, one by one.
+#[cold]
+fn deliver_caught(
+    claim: ContextClaim,
+    body: Box<Body>,
+    fault: Fault,
+    tally: &mut Tally,
+    fds: &mut Vec<Arc<EventFd>>,
+) {
+    tally.entries += 1;
+    let called = catch_unwind(AssertUnwindSafe(|| deliver(claim, body, Err(fault), tally, fds)));
+    if called.is_err() {
+        tally.panics += 1;
     }
 }
 
 impl Tally {
     #[inline(always)]
-    fn count(&mut self, delivered: Delivered) {
-        match delivered {
-            Delivered::Answer => self.completed += 1,
-            Delivered::Error => self.errors += 1,
-            Delivered::Detached => self.detached += 1,
-            Delivered::Panicked(answered) => {
-                self.panics += 1;
-                if answered { self.completed += 1 } else { self.errors += 1 }
-            }
-        }
-    }
-
     fn add_to(&self, counters: &QueueCounters) {
         let complete = &counters.complete;
-        complete.completed.add(self.completed);
+        complete.completed.add(self.entries - self.errors - self.detached - self.unclaimed);
         if self.errors | self.detached | self.panics != 0 {
             complete.errors.add(self.errors);
             complete.detached.add(self.detached);
@@ -101,7 +134,6 @@ impl Tally {
 }
 
 /// What the device's status becomes.
-#[inline(always)]
 fn outcome(status: DeviceStatus) -> Result<Answer, Fault> {
     match status {
         DeviceStatus::Ok => Ok(Answer::Yes),
@@ -131,11 +163,16 @@ impl QueueLane {
     }
 
     /// Ends requests early: their claims were taken out, their buffers stay.
-    fn end_early(&mut self, ended: Vec<(ContextClaim, Box<Body>)>, fds: &mut Vec<Arc<EventFd>>) {
+    fn end_early(
+        &mut self,
+        ended: Vec<(ContextClaim, Box<Body>)>,
+        fault: Fault,
+        fds: &mut Vec<Arc<EventFd>>,
+    ) {
         let mut tally = Tally::default();
         let count = ended.len();
         for (claim, body) in ended {
-            tally.count(deliver(claim, body, fds));
+            deliver_caught(claim, body, fault, &mut tally, fds);
         }
         self.quarantined += count as u32;
         tally.add_to(&self.side.counters);
@@ -360,14 +397,14 @@ impl Core {
             let mut late = Vec::new();
             queue.side.completer.ring().tick(TICKS_IN_TIMEOUT, |entry| {
                 if let Some(claim) = entry.claim.take() {
-                    late.push((claim, entry.body.without_buffers(Fault::TimedOut)));
+                    late.push((claim, entry.body.without_buffers()));
                 }
             });
             if !late.is_empty() {
                 tracing::warn!(device = address, requests = late.len(), "requests were not answered in time");
                 lane.device.inner().state.set(address, DeviceState::Suspect);
                 queue.side.counters.complete.expired.add(late.len() as u64);
-                queue.end_early(late, fds);
+                queue.end_early(late, Fault::TimedOut, fds);
             }
             quarantined += queue.quarantined;
             let returned = queue.side.completer.ring().returned();
@@ -556,7 +593,9 @@ impl Core {
     /// Completions that the devices have announced and that are not taken yet.
     pub(crate) fn ready(&mut self) -> u64 {
         let live = self.lanes.iter_mut().filter(|lane| !lane.ended);
-        live.flat_map(|lane| &mut lane.queues).map(|queue| u64::from(queue.side.completer.ring().ready())).sum()
+        live.flat_map(|lane| &mut lane.queues)
+            .map(|queue| u64::from(queue.side.completer.ring().ready()))
+            .sum()
     }
 
     /// Requests that somebody waits for.
@@ -587,18 +626,17 @@ impl Tally {
         device: &Inner,
         fds: &mut Vec<Arc<EventFd>>,
     ) {
-        let InFlight { claim, mut body } = entry;
+        let InFlight { claim, body } = entry;
         if kept {
             let bytes = body.input().len() as u64;
             device.leaked_bytes.fetch_add(bytes, Ordering::Relaxed);
             if let Some(claim) = claim {
-                let told = body.without_buffers(fault);
-                self.count(deliver(claim, told, fds));
+                let told = body.without_buffers();
+                deliver_caught(claim, told, fault, self, fds);
             }
             std::mem::forget(body);
         } else if let Some(claim) = claim {
-            body.outcome = Err(fault);
-            self.count(deliver(claim, body, fds));
+            deliver_caught(claim, body, fault, self, fds);
         }
     }
 }
@@ -608,52 +646,104 @@ impl Tally {
 fn drain(queue: &mut QueueLane, budget: usize, fds: &mut Vec<Arc<EventFd>>, slow: &mut SlowWatch) -> Drained {
     let mut tally = Tally::default();
     let begin = ticks();
-    let drained = if slow.closely == 0 {
-        queue.side.completer.drain(budget, |entry, status| one(entry, status, &mut tally, fds))
+    let closely = slow.closely != 0;
+    let drained = if closely {
+        drain_closely(queue, budget, &mut tally, fds, slow)
     } else {
-        let mut slow_ones = 0;
-        let mut last = begin;
-        let drained = queue.side.completer.drain(budget, |entry, status| {
-            one(entry, status, &mut tally, fds);
-            let now = ticks();
-            slow_ones += u64::from(now.wrapping_sub(last) > slow.limit);
-            last = now;
-        });
-        slow.closely = slow.closely.saturating_sub(drained.completed as u32);
-        slow.count(slow_ones, &queue.side.counters);
-        drained
+        drain_caught(queue, budget, &mut tally, |entry, status, tally| one(entry, status, tally, fds))
     };
     if drained.completed == 0 {
         return drained;
     }
-    if slow.closely == 0 {
-        let elapsed = ticks().wrapping_sub(begin);
-        if elapsed > slow.limit {
-            // Longer than each could have taken: at least one was slow. Else maybe none was; the
-            // next ones are timed one by one.
-            slow.closely = CLOSELY;
-            let certain = elapsed > slow.limit.saturating_mul(drained.completed as u64);
-            slow.count(u64::from(certain), &queue.side.counters);
-        }
+    let elapsed = ticks().wrapping_sub(begin);
+    if elapsed > slow.limit && !closely {
+        // Longer than each could have taken: at least one was slow. Else maybe none was; the next
+        // ones are timed one by one.
+        slow.closely = CLOSELY;
+        let certain = elapsed > slow.limit.saturating_mul(drained.completed as u64);
+        slow.count(u64::from(certain), &queue.side.counters);
     }
+    tally.entries = drained.completed as u64;
     tally.add_to(&queue.side.counters);
-    if tally.returned_from_quarantine != 0 {
-        queue.quarantined -= tally.returned_from_quarantine as u32;
+    if tally.unclaimed != 0 {
+        queue.quarantined -= tally.unclaimed as u32;
         queue.side.counters.complete.quarantined.set(queue.quarantined.into());
     }
     drained
 }
 
+/// A drain in which panics of callbacks are caught: once for all of them, and again after each.
+#[inline(always)]
+fn drain_caught(
+    queue: &mut QueueLane,
+    budget: usize,
+    tally: &mut Tally,
+    mut each: impl FnMut(InFlight, DeviceStatus, &mut Tally),
+) -> Drained {
+    let mut all = Drained::default();
+    loop {
+        let before = queue.side.completer.ring().returned();
+        let left = budget - all.completed;
+        let caught = catch_unwind(AssertUnwindSafe(|| {
+            queue.side.completer.drain(left, |entry, status| each(entry, status, tally))
+        }));
+        match caught {
+            Ok(drained) => {
+                all.completed += drained.completed;
+                all.lie = drained.lie;
+                return all;
+            }
+            Err(_) => {
+                tally.panics += 1;
+                all.completed += queue.side.completer.ring().returned().wrapping_sub(before) as usize;
+                if all.completed >= budget {
+                    return all;
+                }
+            }
+        }
+    }
+}
+
+/// A drain that times each callback.
+#[cold]
+#[inline(never)]
+fn drain_closely(
+    queue: &mut QueueLane,
+    budget: usize,
+    tally: &mut Tally,
+    fds: &mut Vec<Arc<EventFd>>,
+    slow: &mut SlowWatch,
+) -> Drained {
+    let mut slow_ones = 0;
+    let mut last = ticks();
+    let drained = drain_caught(queue, budget, tally, |entry, status, tally| {
+        one(entry, status, tally, fds);
+        let now = ticks();
+        slow_ones += u64::from(now.wrapping_sub(last) > slow.limit);
+        last = now;
+    });
+    slow.closely = slow.closely.saturating_sub(drained.completed as u32);
+    slow.count(slow_ones, &queue.side.counters);
+    drained
+}
+
 #[inline(always)]
 fn one(entry: InFlight, status: DeviceStatus, tally: &mut Tally, fds: &mut Vec<Arc<EventFd>>) {
-    let InFlight { claim, mut body } = entry;
-    match claim {
-        Some(claim) => {
-            body.outcome = outcome(status);
-            tally.count(deliver(claim, body, fds));
+    match entry {
+        InFlight { claim: Some(claim), body } if status == DeviceStatus::Ok => {
+            deliver(claim, body, Ok(Answer::Yes), tally, fds);
         }
+        entry => one_rare(entry, status, tally, fds),
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn one_rare(entry: InFlight, status: DeviceStatus, tally: &mut Tally, fds: &mut Vec<Arc<EventFd>>) {
+    match entry.claim {
+        Some(claim) => deliver(claim, entry.body, outcome(status), tally, fds),
         // It has ended early; now its buffers are back.
-        None => tally.returned_from_quarantine += 1,
+        None => tally.unclaimed += 1,
     }
 }
 
@@ -689,12 +779,12 @@ fn take_messages(lane: &mut Lane, fds: &mut Vec<Arc<EventFd>>) {
                     queue.side.completer.ring().for_each_in_flight(|entry| {
                         let ours = |claim: &mut ContextClaim| is_claim_of(claim, &ctx, generation);
                         if let Some(claim) = entry.claim.take_if(ours) {
-                            found.push((claim, entry.body.without_buffers(Fault::Canceled)));
+                            found.push((claim, entry.body.without_buffers()));
                         }
                     });
                     if !found.is_empty() {
                         queue.side.counters.complete.canceled.add(found.len() as u64);
-                        queue.end_early(found, fds);
+                        queue.end_early(found, Fault::Canceled, fds);
                     }
                 }
             }

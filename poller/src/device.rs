@@ -101,7 +101,8 @@ impl Device {
             }
             _ => Err(Error::Address {
                 given: address.to_owned(),
-                why: "this version of Ringbell was built without the backend for it; it drives sim:".to_owned(),
+                why: "this version of Ringbell was built without the backend for it; it drives sim:"
+                    .to_owned(),
             }),
         }
     }
@@ -321,9 +322,9 @@ impl Inner {
     /// The complete halves, once.
     pub(crate) fn take_completers(&self) -> Result<Vec<CompleteSide>> {
         self.check_fork()?;
-        lock(&self.completers).take().ok_or_else(|| {
-            Error::Invalid(format!("device {} has a poller already", self.engine.address()))
-        })
+        lock(&self.completers)
+            .take()
+            .ok_or_else(|| Error::Invalid(format!("device {} has a poller already", self.engine.address())))
     }
 
     /// Sends a message to the poll thread.

@@ -9,7 +9,7 @@ use ringbell_drivers::virtqueue::Closed;
 use crate::context::{Status, Target};
 use crate::core::deliver_withdrawn;
 use crate::device::{Inner, SubmitSide};
-use crate::request::{InFlight, Reason, Refused, Request, live_session};
+use crate::request::{InFlight, Reason, Refused, Request};
 
 /// A queue that one thread has for itself: bursts without a lock.
 ///
@@ -18,7 +18,6 @@ use crate::request::{InFlight, Reason, Refused, Request, live_session};
 pub struct OwnedQueue {
     device: Arc<Inner>,
     index: usize,
-    /// `None` only while it is dropped.
     side: Option<SubmitSide>,
 }
 
@@ -38,9 +37,15 @@ impl OwnedQueue {
     /// As there.
     #[inline]
     pub fn submit<T: Target>(&mut self, request: Request, ctx: &T) -> Result<(), Refused> {
+        let (device, side) = self.parts();
+        submit_one(device, side, request, ctx)
+    }
+
+    #[inline(always)]
+    fn parts(&mut self) -> (&Inner, &mut SubmitSide) {
         match &mut self.side {
-            Some(side) => submit_one(&self.device, side, request, ctx),
-            None => Err(refuse(request, ctx, Reason::DeviceDown)),
+            Some(side) => (&self.device, side),
+            None => unreachable!("the queue is given back in Drop only"),
         }
     }
 
@@ -48,35 +53,20 @@ impl OwnedQueue {
     /// when it returns: one fence, at most one doorbell.
     ///
     /// `f` runs in any case: on a device that is down its submits are refused.
-    #[inline]
+    #[inline(always)]
     pub fn burst<R>(&mut self, f: impl FnOnce(&mut OwnedBurst<'_, '_, '_>) -> R) -> R {
-        let device = &*self.device;
-        let mut f = Some(f);
-        let mut run = |burst: &mut OwnedBurst<'_, '_, '_>| f.take().map(|f| f(burst));
-        let mut result = None;
-        if let Some(side) = &mut self.side {
-            let mut counts = Counts::default();
-            let published = side.submitter.burst(|ring| {
-                let mut burst = OwnedBurst { ring: Some(ring), device, down: Reason::DeviceDown, counts };
-                result = run(&mut burst);
-                counts = burst.counts;
-            });
-            counts.add_to(side);
-            if side.submitter.has_withdrawn() {
-                deliver_withdrawn(&self.device, side);
-            }
-            if let Err(closed) = published {
-                let mut burst = OwnedBurst { ring: None, device, down: closed.into(), counts };
-                result = run(&mut burst);
-                burst.counts.add_to(side);
-            }
+        let (device, side) = self.parts();
+        let down = side.submitter.check().err().map(Reason::from);
+        let before = side.submitter.accepted();
+        let mut refused = Refusals::default();
+        let result = side
+            .submitter
+            .burst_unchecked(|ring| f(&mut OwnedBurst { ring, device, down, refused: &mut refused }));
+        side.count_accepted(before);
+        if refused.any() || side.submitter.has_withdrawn() {
+            refused.settle(device, side);
         }
-        match result {
-            Some(result) => result,
-            // `run` was called exactly once above: `side` is there until Drop, and a burst either
-            // runs its closure or returns Closed.
-            None => unreachable!("a burst runs its closure"),
-        }
+        result
     }
 }
 
@@ -105,22 +95,26 @@ impl fmt::Debug for OwnedQueue {
     }
 }
 
-/// What a burst counts, in registers.
+/// What a burst refused.
 #[derive(Clone, Copy, Default)]
-struct Counts {
-    accepted: u64,
+struct Refusals {
     eagain: u64,
     refused: u64,
 }
 
-impl Counts {
-    #[inline]
-    fn add_to(self, side: &SubmitSide) {
-        let submit = &side.counters.submit;
-        submit.accepted.add(self.accepted);
-        if self.eagain | self.refused != 0 {
-            submit.eagain.add(self.eagain);
-            submit.refused.add(self.refused);
+impl Refusals {
+    #[inline(always)]
+    fn any(self) -> bool {
+        self.eagain | self.refused != 0
+    }
+
+    /// The rare rest of a burst: counts what was refused, ends what was withdrawn.
+    #[cold]
+    fn settle(self, device: &Inner, side: &mut SubmitSide) {
+        side.counters.submit.eagain.add(self.eagain);
+        side.counters.submit.refused.add(self.refused);
+        if side.submitter.has_withdrawn() {
+            deliver_withdrawn(device, side);
         }
     }
 
@@ -133,13 +127,22 @@ impl Counts {
     }
 }
 
+impl SubmitSide {
+    /// Counts what has been published since the queue had accepted `before`.
+    #[inline(always)]
+    fn count_accepted(&self, before: u32) {
+        let accepted = self.submitter.accepted().wrapping_sub(before);
+        self.counters.submit.accepted.add(accepted.into());
+    }
+}
+
 /// A burst of an [`OwnedQueue`], while it is filled.
 pub struct OwnedBurst<'a, 'b, 'c> {
-    /// `None` where the queue is closed.
-    ring: Option<&'a mut CipherBurst<'b, 'c, InFlight>>,
+    ring: &'a mut CipherBurst<'b, 'c, InFlight>,
     device: &'a Inner,
-    down: Reason,
-    counts: Counts,
+    /// Why nothing may be pushed: the queue is closed.
+    down: Option<Reason>,
+    refused: &'a mut Refusals,
 }
 
 impl OwnedBurst<'_, '_, '_> {
@@ -147,22 +150,16 @@ impl OwnedBurst<'_, '_, '_> {
     ///
     /// # Errors
     /// As there.
-    #[inline]
+    #[inline(always)]
     pub fn submit<T: Target>(&mut self, request: Request, ctx: &T) -> Result<(), Refused> {
-        let Some(ring) = &mut self.ring else {
-            self.counts.count(self.down);
-            return Err(refuse(request, ctx, self.down));
+        let result = match self.down {
+            None => push(self.device, self.ring, request, ctx),
+            Some(reason) => Err(refuse(request, ctx, reason)),
         };
-        match push(self.device, ring, request, ctx) {
-            Ok(()) => {
-                self.counts.accepted += 1;
-                Ok(())
-            }
-            Err(refused) => {
-                self.counts.count(refused.reason());
-                Err(refused)
-            }
+        if let Err(refused) = &result {
+            self.refused.count(refused.reason());
         }
+        result
     }
 }
 
@@ -195,18 +192,15 @@ fn push<T: Target>(
         if let Some(reason) = body.invalid() {
             break 'refuse reason;
         }
-        if !std::ptr::eq(&**body.key.device.inner(), device) {
+        if !body.is_for(device) {
             break 'refuse Reason::OtherDevice;
         }
-        let session_id = match live_session(device, &body) {
-            Ok(id) => id,
-            Err(reason) => break 'refuse reason,
-        };
-        let Some(slot) = ring.vacancy() else { break 'refuse Reason::RingFull };
-        let Some(job) = body.job(session_id) else { break 'refuse Reason::NoData };
+        let Some(session_id) = body.session_id() else { break 'refuse body.without_session(device) };
+        let Some(mut vacancy) = ring.vacancy() else { break 'refuse Reason::RingFull };
         // Before the request is published, so that an ERR that follows at once is not overwritten.
         claim.set_status(Status::Ok);
-        ring.push(slot, &job, InFlight { claim: Some(claim), body });
+        vacancy.write(body.job(), session_id);
+        vacancy.commit(InFlight { claim: Some(claim), body });
         return Ok(());
     };
     Err(refuse_claimed(Request(body), claim, reason))
@@ -228,30 +222,19 @@ pub(crate) fn submit_one<T: Target>(
     request: Request,
     ctx: &T,
 ) -> Result<(), Refused> {
-    // Looked at before the closure takes the request, so that it is still here when it is refused.
     if let Err(closed) = side.submitter.check() {
         side.counters.submit.refused.add(1);
         return Err(refuse(request, ctx, closed.into()));
     }
-    let mut outcome = Ok(());
-    let mut request = Some(request);
-    let closed = side.submitter.burst(|ring| {
-        if let Some(request) = request.take() {
-            outcome = push(device, ring, request, ctx);
+    let before = side.submitter.accepted();
+    let outcome = side.submitter.burst_unchecked(|ring| push(device, ring, request, ctx));
+    side.count_accepted(before);
+    if outcome.is_err() || side.submitter.has_withdrawn() {
+        let mut refusals = Refusals::default();
+        if let Err(refused) = &outcome {
+            refusals.count(refused.reason());
         }
-    });
-    if let (Err(closed), Some(request)) = (closed, request) {
-        side.counters.submit.refused.add(1);
-        return Err(refuse(request, ctx, closed.into()));
-    }
-    let submit = &side.counters.submit;
-    match &outcome {
-        Ok(()) => submit.accepted.add(1),
-        Err(refused) if refused.status() == Status::Eagain => submit.eagain.add(1),
-        Err(_) => submit.refused.add(1),
-    }
-    if side.submitter.has_withdrawn() {
-        deliver_withdrawn(device, side);
+        refusals.settle(device, side);
     }
     outcome
 }

@@ -4,8 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use ringbell_drivers::dma::DmaBuffer;
-use ringbell_drivers::engine::{Cipher, DeviceStatus, Direction, SessionState};
-use ringbell_drivers::virtio_crypto::{CipherJob, Entry, Place, algorithm};
+use ringbell_drivers::engine::{Cipher, DeviceStatus, Direction, Session, SessionState};
+use ringbell_drivers::virtio_crypto::{CipherJob, Entry, Place};
 use ringbell_drivers::{Error, Result};
 
 use crate::context::{ContextClaim, Status, Target};
@@ -14,37 +14,27 @@ use crate::key::KeyInner;
 
 /// What is in a request. Boxed, so that moving one is moving a pointer.
 pub(crate) struct Body {
-    pub(crate) key: Arc<KeyInner>,
-    pub(crate) direction: Direction,
-    iv: [u8; 16],
-    /// `None` in what is delivered for a request whose buffers the device still has.
-    source: Option<DmaBuffer>,
-    destination: Option<DmaBuffer>,
+    /// The operation for the ring, as of the last change of IV or length.
+    job: CipherJob,
+    /// Address of the device's `Inner`, only ever compared. `key` keeps it from being reused.
+    device: usize,
+    session: Arc<Session>,
     /// Why it can never be accepted.
     invalid: Option<Reason>,
     pub(crate) outcome: Result<Answer, Fault>,
+    direction: Direction,
+    iv: [u8; 16],
+    pub(crate) key: Arc<KeyInner>,
+    /// `None` in what is delivered for a request whose buffers the device still has.
+    source: Option<DmaBuffer>,
+    destination: Option<DmaBuffer>,
 }
 
 impl Body {
-    /// The operation for the ring; the session must be live.
+    /// The operation for the ring.
     #[inline(always)]
-    pub(crate) fn job(&self, session_id: u64) -> Option<CipherJob> {
-        let source = self.source.as_ref()?;
-        let source_place = place(source);
-        let destination = self.destination.as_ref().map_or(source_place, place);
-        Some(CipherJob {
-            decrypt: self.direction == Direction::Decrypt,
-            algorithm: algorithm(self.key.cipher),
-            session_id,
-            iv: self.iv,
-            iv_len: self.key.cipher.iv_len() as u32,
-            source: source_place,
-            destination,
-        })
-    }
-
-    pub(crate) fn input(&self) -> &[u8] {
-        self.source.as_deref().unwrap_or(&[])
+    pub(crate) fn job(&self) -> &CipherJob {
+        &self.job
     }
 
     #[inline(always)]
@@ -52,34 +42,88 @@ impl Body {
         self.invalid
     }
 
+    #[inline(always)]
+    pub(crate) fn is_for(&self, device: &Inner) -> bool {
+        self.device == std::ptr::from_ref(device).addr()
+    }
+
+    /// The id of its session, where that is live.
+    #[inline(always)]
+    pub(crate) fn session_id(&self) -> Option<u64> {
+        self.session.live_id()
+    }
+
+    /// Without a live session: starts its creation where it is absent, and says why there is none.
+    #[cold]
+    pub(crate) fn without_session(&self, device: &Inner) -> Reason {
+        match self.session.state() {
+            SessionState::Refused => Reason::SessionRefused,
+            _ => match device.engine().start_session(&self.session) {
+                Ok(()) | Err(Error::NoRoom(_)) => Reason::SessionPending,
+                Err(Error::Forked) => Reason::Forked,
+                Err(_) => Reason::DeviceDown,
+            },
+        }
+    }
+
+    pub(crate) fn input(&self) -> &[u8] {
+        self.source.as_deref().unwrap_or(&[])
+    }
+
+    pub(crate) fn output(&self) -> &[u8] {
+        self.destination.as_deref().or(self.source.as_deref()).unwrap_or(&[])
+    }
+
     /// A body for the early end of a request whose own body stays with the device.
-    pub(crate) fn without_buffers(&self, fault: Fault) -> Box<Self> {
+    pub(crate) fn without_buffers(&self) -> Box<Self> {
         Box::new(Self {
-            key: Arc::clone(&self.key),
+            job: self.job,
+            device: self.device,
+            session: Arc::clone(&self.session),
+            invalid: Some(Reason::NoData),
+            outcome: self.outcome,
             direction: self.direction,
             iv: self.iv,
+            key: Arc::clone(&self.key),
             source: None,
             destination: None,
-            invalid: Some(Reason::NoData),
-            outcome: Err(fault),
         })
     }
 
-    fn validate(&mut self) {
-        self.invalid = self.find_invalid();
+    /// Takes an IV over where it has the right length.
+    fn set_iv(&mut self, iv: &[u8]) -> bool {
+        let fits = iv.len() == self.key.cipher.iv_len();
+        if fits {
+            self.iv[..iv.len()].copy_from_slice(iv);
+        }
+        fits
+    }
+
+    /// Puts the operation together, and finds why it can never be accepted.
+    fn update(&mut self, iv_fits: bool) {
+        self.invalid = if iv_fits { self.find_invalid() } else { Some(Reason::IvLength) };
+        if let Some(source) = &self.source {
+            let source = place(source);
+            let destination = self.destination.as_ref().map_or(source, place);
+            let cipher = self.key.cipher;
+            self.job =
+                CipherJob::new(cipher, self.direction, &self.iv[..cipher.iv_len()], source, destination);
+        }
     }
 
     fn find_invalid(&self) -> Option<Reason> {
         let Some(source) = &self.source else { return Some(Reason::NoData) };
         let granule = self.key.cipher.granule();
-        let arena = self.key.device.inner().engine().arena();
-        if source.len() % granule != 0 {
+        let device = self.key.device.inner();
+        let arena = device.engine().arena();
+        let is_foreign = |buffer: &DmaBuffer| !buffer.is_of(arena);
+        if !source.len().is_multiple_of(granule) {
             Some(Reason::PartialBlock)
-        } else if source.len() as u64 > self.key.device.inner().max_request() {
+        } else if source.len() as u64 > device.max_request() {
             Some(Reason::TooLong)
         } else if self.destination.as_ref().is_some_and(|destination| destination.len() != source.len()) {
             Some(Reason::LengthsDiffer)
-        } else if !source.is_of(arena) || self.destination.as_ref().is_some_and(|d| !d.is_of(arena)) {
+        } else if is_foreign(source) || self.destination.as_ref().is_some_and(is_foreign) {
             Some(Reason::OtherDevice)
         } else {
             None
@@ -87,7 +131,6 @@ impl Body {
     }
 }
 
-#[inline(always)]
 fn place(buffer: &DmaBuffer) -> Place {
     Place { iova: buffer.iova(), len: buffer.len() as u32 }
 }
@@ -102,8 +145,7 @@ pub(crate) struct InFlight {
 impl Entry for InFlight {
     #[inline(always)]
     fn writable(&self) -> u32 {
-        let body = &*self.body;
-        body.destination.as_ref().or(body.source.as_ref()).map_or(0, |buffer| buffer.len() as u32)
+        self.body.job.len()
     }
 }
 
@@ -123,18 +165,20 @@ impl Request {
         destination: Option<DmaBuffer>,
     ) -> Self {
         let mut body = Body {
-            key,
-            direction,
-            iv: [0; 16],
-            source: Some(source),
-            destination,
+            job: CipherJob::default(),
+            device: Arc::as_ptr(key.device.inner()).addr(),
+            session: Arc::clone(key.session(direction)),
             invalid: None,
             outcome: Ok(Answer::Yes),
+            direction,
+            iv: [0; 16],
+            key,
+            source: Some(source),
+            destination,
         };
-        body.validate();
-        let mut request = Self(Box::new(body));
-        request.set_iv(iv);
-        request
+        let iv_fits = body.set_iv(iv);
+        body.update(iv_fits);
+        Self(Box::new(body))
     }
 
     /// Submits to one of the device's shared queues, on this thread.
@@ -156,7 +200,7 @@ impl Request {
 
     /// The input, or, in place, both. Empty where the device has the buffers still (after a cancel).
     pub fn input(&self) -> &[u8] {
-        self.0.source.as_deref().unwrap_or(&[])
+        self.0.input()
     }
 
     /// The input, to be filled for the next use.
@@ -166,21 +210,14 @@ impl Request {
 
     /// The output. Empty where the device has the buffers still (after a cancel).
     pub fn output(&self) -> &[u8] {
-        self.0.destination.as_deref().or(self.0.source.as_deref()).unwrap_or(&[])
+        self.0.output()
     }
 
     /// Sets the IV or first counter block for the next use: as long as
     /// [`Cipher::iv_len`] says. A wrong length is refused at submit.
     pub fn set_iv(&mut self, iv: &[u8]) {
-        let wanted = self.cipher().iv_len();
-        if iv.len() == wanted {
-            self.0.iv[..wanted].copy_from_slice(iv);
-            if self.0.invalid == Some(Reason::IvLength) {
-                self.0.validate();
-            }
-        } else {
-            self.0.invalid = Some(Reason::IvLength);
-        }
+        let fits = self.0.set_iv(iv);
+        self.0.update(fits);
     }
 
     /// Makes input and output `len` bytes long, at most the buffers' capacity.
@@ -197,9 +234,8 @@ impl Request {
         for buffer in [&mut body.source, &mut body.destination].into_iter().flatten() {
             buffer.set_len(len)?;
         }
-        if body.invalid != Some(Reason::IvLength) {
-            body.validate();
-        }
+        let iv_fits = body.invalid != Some(Reason::IvLength);
+        body.update(iv_fits);
         Ok(())
     }
 
@@ -303,12 +339,12 @@ pub struct RequestRef<'a>(&'a Body);
 impl<'a> RequestRef<'a> {
     /// The output; see [`Request::output`].
     pub fn output(&self) -> &'a [u8] {
-        self.0.destination.as_deref().or(self.0.source.as_deref()).unwrap_or(&[])
+        self.0.output()
     }
 
     /// The input; see [`Request::input`].
     pub fn input(&self) -> &'a [u8] {
-        self.0.source.as_deref().unwrap_or(&[])
+        self.0.input()
     }
 }
 
@@ -391,9 +427,10 @@ impl Refused {
             Reason::ContextBusy => {
                 Error::Invalid("the wait context has a request in flight; use another, or wait".to_owned())
             }
-            Reason::IvLength => {
-                Error::Invalid(format!("the IV has the wrong length, {cipher} takes {} bytes", cipher.iv_len()))
-            }
+            Reason::IvLength => Error::Invalid(format!(
+                "the IV has the wrong length, {cipher} takes {} bytes",
+                cipher.iv_len()
+            )),
             Reason::PartialBlock => Error::Invalid(format!(
                 "{len} bytes are not a whole number of blocks; {cipher} takes multiples of {}",
                 cipher.granule()
@@ -430,26 +467,3 @@ impl fmt::Display for Refused {
 }
 
 impl std::error::Error for Refused {}
-
-/// The session's id, or why there is none: starts its creation where it is absent.
-#[inline(always)]
-pub(crate) fn live_session(device: &Inner, body: &Body) -> Result<u64, Reason> {
-    let session = body.key.session(body.direction);
-    match session.live_id() {
-        Some(id) => Ok(id),
-        None => Err(without_session(device, body)),
-    }
-}
-
-#[cold]
-fn without_session(device: &Inner, body: &Body) -> Reason {
-    let session = body.key.session(body.direction);
-    match session.state() {
-        SessionState::Refused => Reason::SessionRefused,
-        _ => match device.engine().start_session(session) {
-            Ok(()) | Err(Error::NoRoom(_)) => Reason::SessionPending,
-            Err(Error::Forked) => Reason::Forked,
-            Err(_) => Reason::DeviceDown,
-        },
-    }
-}

@@ -149,9 +149,9 @@ fn prepare_thread(core: Option<usize>) -> Result<()> {
         .map_err(|e| Error::io("block signals in the poll thread", e))?;
     if let Some(core) = core {
         let mut set = CpuSet::new();
-        set.set(core)
-            .and_then(|()| sched_setaffinity(Pid::from_raw(0), &set))
-            .map_err(|e| Error::io_with(format!("pin the poll thread to core {core}"), e, "see taskset -pc $$"))?;
+        set.set(core).and_then(|()| sched_setaffinity(Pid::from_raw(0), &set)).map_err(|e| {
+            Error::io_with(format!("pin the poll thread to core {core}"), e, "see taskset -pc $$")
+        })?;
     }
     Ok(())
 }
@@ -184,9 +184,7 @@ fn run(mut core: Core, control: &Control, idle: IdlePolicy) {
         empty = empty.wrapping_add(1).max(1);
         if patience == u64::MAX {
             std::hint::spin_loop();
-        } else if patience == 0
-            || (empty % SPINS == 0 && ticks().wrapping_sub(last_work) > patience)
-        {
+        } else if patience == 0 || (empty % SPINS == 0 && ticks().wrapping_sub(last_work) > patience) {
             control.sleeps.fetch_add(1, Ordering::Relaxed);
             // (E): a stop that the look above did not see is seen once the flag is up.
             let closing = core.is_closing();

@@ -41,7 +41,9 @@ fn main() {
     let (burst, rounds) = (argument(1, 32), argument(2, 200_000));
     let sim = Sim::stepped("compute=none".parse().expect("options")).expect("a simulator");
     let device = Device::from_function(sim.function(), &DeviceOptions::default()).expect("a device");
-    let mut poller = ManualPoller::new(&[device.clone()], PollerConfig::default()).expect("a poller");
+    // Under callgrind every callback is slow.
+    let config = PollerConfig { slow_callback: std::time::Duration::from_secs(1), ..Default::default() };
+    let mut poller = ManualPoller::new(&[device.clone()], config).expect("a poller");
     let key = device.cipher_key(Cipher::Aes128Cbc, &[7; 16]).expect("a key");
     key.prepare().expect("a session");
     let mut queue = device.owned_queue().expect("a queue");

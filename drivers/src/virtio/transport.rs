@@ -90,7 +90,8 @@ impl Transport {
             let mut bytes = [0; 16];
             function.read_config(capability.offset, &mut bytes)?;
             let (len, kind, bar) = (bytes[2], usize::from(bytes[3]), bytes[4]);
-            let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+            let word =
+                |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
             let structure = Structure { bar, offset: word(8).into(), len: word(12).into() };
             // Reserved BAR numbers and unknown types must be ignored, and the first of each type is
             // the one that the device prefers (4.1.4.1).
@@ -107,10 +108,14 @@ impl Transport {
             found[kind] = Some((structure, capability.offset));
         }
         let need = |kind: u8, name: &str, least: u64| {
-            let (structure, at) = found[usize::from(kind)]
-                .ok_or_else(|| bad(format!("it has no {name} structure; a legacy-only device cannot be driven")))?;
+            let (structure, at) = found[usize::from(kind)].ok_or_else(|| {
+                bad(format!("it has no {name} structure; a legacy-only device cannot be driven"))
+            })?;
             if structure.len < least {
-                return Err(bad(format!("its {name} structure is {} bytes long, {least} are needed", structure.len)));
+                return Err(bad(format!(
+                    "its {name} structure is {} bytes long, {least} are needed",
+                    structure.len
+                )));
             }
             Ok((structure, at))
         };
@@ -184,7 +189,8 @@ impl Transport {
     /// The device has no VERSION_1, has no ACCESS_PLATFORM behind an IOMMU, refuses the features or
     /// does not answer within `limit`.
     pub fn negotiate(&self, wanted: u64, limit: Duration) -> Result<u64> {
-        let bad = |why: &str| Error::NotUsable { device: self.function.address().to_owned(), why: why.to_owned() };
+        let bad =
+            |why: &str| Error::NotUsable { device: self.function.address().to_owned(), why: why.to_owned() };
         self.reset(limit)?;
         self.set_status(status::ACKNOWLEDGE)?;
         self.set_status(status::ACKNOWLEDGE | status::DRIVER)?;
@@ -212,7 +218,9 @@ impl Transport {
         self.set_status(ready)?;
         if self.status()? & status::FEATURES_OK == 0 {
             self.set_status(status::FAILED)?;
-            return Err(bad(&format!("it refuses the features {accepted:#x} out of the {offered:#x} it offers")));
+            return Err(bad(&format!(
+                "it refuses the features {accepted:#x} out of the {offered:#x} it offers"
+            )));
         }
         tracing::debug!(device = self.function.address(), offered, accepted, "virtio features negotiated");
         Ok(accepted)

@@ -35,7 +35,9 @@ impl Offer {
             return Err(bad(format!("its configuration has {count} bytes, not even the number of queues")));
         }
         if config.status.get() & wire::STATUS_HW_READY == 0 {
-            return Err(bad("it says that its hardware is not ready; start its backend and try again".to_owned()));
+            return Err(bad(
+                "it says that its hardware is not ready; start its backend and try again".to_owned()
+            ));
         }
         // The control queue comes after the data queues (5.9.2). 0 counts as 1: the specification
         // asks for at least one, and some devices leave the field empty.

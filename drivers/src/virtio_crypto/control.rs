@@ -108,9 +108,9 @@ impl Control {
         let mut left = None;
         let sent = self.submitter.burst(|burst| match burst.vacancy() {
             None => left = Some((command, buffer)),
-            Some(slot) => {
-                let head = slot << SHIFT;
-                let ring = burst.memory();
+            Some(vacancy) => {
+                let head = vacancy.slot() << SHIFT;
+                let ring = vacancy.memory();
                 ring.put_descriptor(
                     head,
                     Descriptor { address: request, len: readable, flags: Descriptor::NEXT, next: head + 1 },
@@ -119,7 +119,7 @@ impl Control {
                     head + 1,
                     Descriptor { address: reply, len: writable, flags: Descriptor::WRITE, next: 0 },
                 );
-                burst.commit(slot, Entry { buffer, command, since: Instant::now() });
+                vacancy.commit(Entry { buffer, command, since: Instant::now() });
             }
         });
         sent.map_err(|_| Error::Down("closed"))?;

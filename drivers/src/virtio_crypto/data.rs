@@ -26,9 +26,9 @@ use std::sync::Arc;
 use super::status;
 use super::wire::{self, CipherRequest};
 use crate::dma::DmaBuffer;
-use crate::engine::DeviceStatus;
+use crate::engine::{Cipher, DeviceStatus, Direction};
 use crate::error::{Error, Lie, Result};
-use crate::virtqueue::{Burst, Closed, Completer, Descriptor, Drained, SplitRing, Submitter};
+use crate::virtqueue::{Burst, Closed, Completer, Descriptor, Drained, SplitRing, Submitter, Vacancy};
 
 /// Descriptors of a chain.
 pub(super) const CHAIN: usize = 4;
@@ -54,23 +54,55 @@ pub struct Place {
     pub len: u32,
 }
 
-/// One cipher operation, as the ring needs it.
-#[derive(Clone, Copy, Debug)]
+/// A cipher operation as the ring needs it, put together once for a request and used each time.
+#[derive(Clone, Copy, Debug, Default)]
 pub struct CipherJob {
-    /// Decrypt instead of encrypt.
-    pub decrypt: bool,
-    /// The device's algorithm number.
-    pub algorithm: u32,
-    /// A live session.
-    pub session_id: u64,
-    /// IV or first counter block.
-    pub iv: [u8; 16],
-    /// Bytes of it that are used: 16, or 0.
-    pub iv_len: u32,
-    /// Input.
-    pub source: Place,
-    /// Output, as long as the input; may be the same memory.
-    pub destination: Place,
+    opcode_and_algorithm: u64,
+    iv: [u64; 2],
+    /// Length, flags and next of the first descriptor, in slot 0 of a queue.
+    head: u64,
+    iv_and_source_len: u64,
+    source: u64,
+    destination: u64,
+    len: u32,
+}
+
+impl CipherJob {
+    /// An operation on `source`, with the result in `destination`, which is as long and may be the
+    /// same memory. `iv` are 16 bytes, or none.
+    pub fn new(cipher: Cipher, direction: Direction, iv: &[u8], source: Place, destination: Place) -> Self {
+        let opcode = match direction {
+            Direction::Encrypt => wire::opcode::CIPHER_ENCRYPT,
+            Direction::Decrypt => wire::opcode::CIPHER_DECRYPT,
+        };
+        let pair = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
+        let mut bytes = [0; 16];
+        let iv_len = iv.len().min(16);
+        bytes[..iv_len].copy_from_slice(&iv[..iv_len]);
+        let head_len = (size_of::<CipherRequest>() + iv_len) as u32;
+        // No bytes: from the header straight to the status.
+        let next = if source.len == 0 { 3 } else { 1 };
+        Self {
+            opcode_and_algorithm: pair(opcode, super::algorithm(cipher)).to_le(),
+            iv: zerocopy::transmute!(bytes),
+            head: Descriptor::tail(head_len, Descriptor::NEXT, next),
+            iv_and_source_len: pair(iv_len as u32, source.len).to_le(),
+            source: source.iova.to_le(),
+            destination: destination.iova.to_le(),
+            len: source.len,
+        }
+    }
+
+    /// Bytes of source, and of destination.
+    #[inline(always)]
+    pub fn len(&self) -> u32 {
+        self.len
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
 }
 
 /// What the queue has to know of a caller's entry.
@@ -85,6 +117,8 @@ pub(super) struct Blocks {
     /// Where the chains' descriptors stand: table of slot `n` at `tables + n * stride`.
     tables: NonNull<u8>,
     stride: usize,
+    /// What `next` grows by from slot to slot, at its place in a descriptor's last word.
+    next_step: u64,
     count: usize,
     base: NonNull<u8>,
 }
@@ -104,9 +138,17 @@ impl Blocks {
     }
 
     /// Prepares the blocks of all slots and the ring's descriptors, before the device knows them.
-    pub(super) fn new(mut memory: DmaBuffer, ring: &mut SplitRing, count: u16, indirect: bool) -> Result<Self> {
+    pub(super) fn new(
+        mut memory: DmaBuffer,
+        ring: &mut SplitRing,
+        count: u16,
+        indirect: bool,
+    ) -> Result<Self> {
         if memory.len() < Self::bytes(count.into()) {
-            return Err(Error::Invalid(format!("{} bytes do not hold the blocks of {count} slots", memory.len())));
+            return Err(Error::Invalid(format!(
+                "{} bytes do not hold the blocks of {count} slots",
+                memory.len()
+            )));
         }
         memory.fill(0);
         let iova = memory.iova();
@@ -141,51 +183,51 @@ impl Blocks {
         let base = memory.pointer();
         let (tables, stride) =
             if indirect { (base, BLOCK) } else { (ring.table(), CHAIN * Descriptor::SIZE) };
-        Ok(Self { memory, tables, stride, count: count.into(), base })
+        let next_step = if indirect { 0 } else { (CHAIN as u64) << 48 };
+        Ok(Self { memory, tables, stride, next_step, count: count.into(), base })
     }
 
     /// Writes the operation into slot `slot`, which is free.
+    ///
+    /// # Safety
+    /// `slot` is below the count.
     #[inline(always)]
-    fn write(&self, slot: u16, indirect: bool, job: &CipherJob) {
+    unsafe fn write(&self, slot: u16, job: &CipherJob, session_id: u64) {
         let slot = usize::from(slot);
-        assert!(slot < self.count);
-        let empty = job.source.len == 0;
-        let first = if indirect { 0 } else { (slot * CHAIN) as u16 };
-        let head_len = size_of::<CipherRequest>() as u32 + job.iv_len;
-        let head = Descriptor::tail(head_len, Descriptor::NEXT, first + if empty { 3 } else { 1 });
-        let source = Descriptor::tail(job.source.len, Descriptor::NEXT, first + 2);
-        let flags = Descriptor::NEXT | Descriptor::WRITE;
-        let destination = Descriptor::tail(job.destination.len, flags, first + 3);
-        let opcode = if job.decrypt { wire::opcode::CIPHER_DECRYPT } else { wire::opcode::CIPHER_ENCRYPT };
-        let pair = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
-        // SAFETY: slot < count, so both pointers and all offsets below (at most BLOCK and CHAIN *
-        // SIZE) stay inside the memory that `memory` and the ring keep alive; all are aligned to 8
-        // (blocks and tables to 64, offsets multiples of 8) but for the status byte. The slot is
+        debug_assert!(slot < self.count);
+        let head = job.head.wrapping_add(self.next_step.wrapping_mul(slot as u64));
+        // SAFETY: slot < count, so both pointers and all offsets below (less than BLOCK and CHAIN *
+        // SIZE) stay inside the memory that `memory` and the ring keep alive; all are aligned for
+        // what is stored (blocks and tables to 64, offsets multiples of 8, lengths of 4). The slot is
         // free: the device has no chain with it, and the other half does not touch it. A device
         // that writes here all the same harms only its own request.
         unsafe {
-            let table = self.tables.add(slot * self.stride).cast::<u64>();
-            table.add(1).write_volatile(head.to_le());
-            table.add(2).write_volatile(job.source.iova.to_le());
-            table.add(3).write_volatile(source.to_le());
-            table.add(4).write_volatile(job.destination.iova.to_le());
-            table.add(5).write_volatile(destination.to_le());
+            let table = self.tables.add(slot * self.stride);
+            table.add(8).cast::<u64>().write_volatile(head.to_le());
+            table.add(16).cast::<u64>().write_volatile(job.source);
+            table.add(24).cast::<u32>().write_volatile(job.len.to_le());
+            table.add(32).cast::<u64>().write_volatile(job.destination);
+            table.add(40).cast::<u32>().write_volatile(job.len.to_le());
             let block = self.base.add(slot * BLOCK);
             let word = |offset: usize| block.add(REQUEST + offset).cast::<u64>();
-            word(offset_of!(CipherRequest, opcode)).write_volatile(pair(opcode, job.algorithm).to_le());
-            word(offset_of!(CipherRequest, session_id)).write_volatile(job.session_id.to_le());
-            word(offset_of!(CipherRequest, iv_len)).write_volatile(pair(job.iv_len, job.source.len).to_le());
-            word(offset_of!(CipherRequest, dst_data_len)).write_volatile(u64::from(job.destination.len).to_le());
-            block.add(IV).cast::<[u64; 2]>().write_volatile(zerocopy::transmute!(job.iv));
+            word(offset_of!(CipherRequest, opcode)).write_volatile(job.opcode_and_algorithm);
+            word(offset_of!(CipherRequest, session_id)).write_volatile(session_id.to_le());
+            word(offset_of!(CipherRequest, iv_len)).write_volatile(job.iv_and_source_len);
+            word(offset_of!(CipherRequest, dst_data_len)).write_volatile(u64::from(job.len).to_le());
+            block.add(IV).cast::<u64>().write_volatile(job.iv[0]);
+            block.add(IV + 8).cast::<u64>().write_volatile(job.iv[1]);
             block.add(STATUS).write_volatile(NOT_WRITTEN);
         }
     }
 
     /// Reads the status byte of slot `slot`, once.
+    ///
+    /// # Safety
+    /// `slot` is below the count.
     #[inline(always)]
-    fn status(&self, slot: u16) -> u8 {
+    unsafe fn status(&self, slot: u16) -> u8 {
         let slot = usize::from(slot);
-        assert!(slot < self.count);
+        debug_assert!(slot < self.count);
         // SAFETY: inside the block, which `memory` keeps alive. The device may write it: one copy.
         unsafe { self.base.add(slot * BLOCK + STATUS).read_volatile() }
     }
@@ -200,7 +242,6 @@ impl Blocks {
 pub struct DataSubmitter<T> {
     ring: Submitter<T, SplitRing>,
     blocks: Arc<Blocks>,
-    indirect: bool,
 }
 
 /// The complete half of a data queue.
@@ -217,7 +258,9 @@ pub(super) fn halves<T>(
 ) -> (DataSubmitter<T>, DataCompleter<T>) {
     let blocks = Arc::new(blocks);
     tracing::trace!(slots = submitter.capacity(), bytes = blocks.len(), indirect, "data queue made");
-    let submitter = DataSubmitter { ring: submitter, blocks: Arc::clone(&blocks), indirect };
+    // One block for each slot: what the unsafe calls below rely on.
+    assert!(blocks.count == submitter.capacity() as usize);
+    let submitter = DataSubmitter { ring: submitter, blocks: Arc::clone(&blocks) };
     (submitter, DataCompleter { ring: completer, blocks })
 }
 
@@ -241,14 +284,14 @@ impl<T> DataSubmitter<T> {
         self.ring.check()
     }
 
-    /// Runs `f`, which pushes any number of requests, then publishes them together.
+    /// Runs `f`, which pushes any number of requests, then publishes them together. The caller has
+    /// [checked](Self::check) just before, and pushes nothing if the answer was no.
     ///
-    /// # Errors
-    /// See [`Submitter::burst`]; afterwards look at [`withdrawn`](Self::withdrawn) there too.
-    #[inline]
-    pub fn burst<R>(&mut self, f: impl FnOnce(&mut CipherBurst<'_, '_, T>) -> R) -> Result<R, Closed> {
-        let (blocks, indirect) = (&*self.blocks, self.indirect);
-        self.ring.burst(|burst| f(&mut CipherBurst { burst, blocks, indirect }))
+    /// Afterwards there may be [`withdrawn`](Self::withdrawn) entries.
+    #[inline(always)]
+    pub fn burst_unchecked<R>(&mut self, f: impl FnOnce(&mut CipherBurst<'_, '_, T>) -> R) -> R {
+        let blocks = &*self.blocks;
+        self.ring.burst_unchecked(|burst| f(&mut CipherBurst { burst, blocks }))
     }
 
     /// Whether there are withdrawn entries.
@@ -268,25 +311,36 @@ impl<T> DataSubmitter<T> {
 pub struct CipherBurst<'a, 'b, T> {
     burst: &'a mut Burst<'b, T, SplitRing>,
     blocks: &'a Blocks,
-    indirect: bool,
 }
 
 impl<T> CipherBurst<'_, '_, T> {
-    /// Whether there is room, for this moment: a slot to give to [`push`](Self::push).
+    /// A free slot, or `None`: the ring is full.
     #[inline(always)]
-    pub fn vacancy(&mut self) -> Option<u16> {
-        self.burst.vacancy()
+    pub fn vacancy(&mut self) -> Option<CipherVacancy<'_, T>> {
+        let blocks = self.blocks;
+        self.burst.vacancy().map(|vacancy| CipherVacancy { vacancy, blocks })
+    }
+}
+
+/// A free slot, on its way to be filled.
+pub struct CipherVacancy<'a, T> {
+    vacancy: Vacancy<'a, T, SplitRing>,
+    blocks: &'a Blocks,
+}
+
+impl<T> CipherVacancy<'_, T> {
+    /// Writes `job`, for a live session, into the slot.
+    #[inline(always)]
+    pub fn write(&mut self, job: &CipherJob, session_id: u64) {
+        // SAFETY: the slot is below the queue's capacity, which is the number of blocks (`halves`).
+        unsafe { self.blocks.write(self.vacancy.slot(), job, session_id) };
     }
 
-    /// Writes `job` into the slot `vacancy` and puts `entry`, which holds the job's buffers, beside
-    /// it. It is published at the end of the burst.
-    ///
-    /// # Panics
-    /// If `vacancy` is not the last one returned.
+    /// Puts `entry`, which holds the buffers of the job that was written, beside it. It is published
+    /// at the end of the burst.
     #[inline(always)]
-    pub fn push(&mut self, vacancy: u16, job: &CipherJob, entry: T) {
-        self.blocks.write(vacancy, self.indirect, job);
-        self.burst.commit(vacancy, entry);
+    pub fn commit(self, entry: T) {
+        self.vacancy.commit(entry);
     }
 }
 
@@ -314,7 +368,8 @@ impl<T: Entry> DataCompleter<T> {
                 if len > capacity {
                     return Err(Lie::Length { id, len, capacity });
                 }
-                let byte = blocks.status(slot);
+                // SAFETY: the ring gives slots below its capacity, the number of blocks (`halves`).
+                let byte = unsafe { blocks.status(slot) };
                 status::decode(byte).ok_or(Lie::Status { id, status: byte })
             },
             &mut each,

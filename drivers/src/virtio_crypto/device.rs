@@ -98,7 +98,10 @@ impl VirtioCrypto {
     ///
     /// # Errors
     /// The device cannot be driven, there is no memory for its rings, or it does not answer in time.
-    pub fn open<T>(function: Arc<dyn PciFunction>, options: &OpenOptions) -> Result<(Arc<Self>, Vec<DataQueue<T>>)> {
+    pub fn open<T>(
+        function: Arc<dyn PciFunction>,
+        options: &OpenOptions,
+    ) -> Result<(Arc<Self>, Vec<DataQueue<T>>)> {
         if !options.queue_size.is_power_of_two() || !(8..=1 << 15).contains(&options.queue_size) {
             return Err(Error::Invalid(format!(
                 "a queue size of {} is not possible; it is a power of two from 8 to 32768",
@@ -118,7 +121,8 @@ impl VirtioCrypto {
     fn set_up<T>(transport: Transport, options: &OpenOptions) -> Result<(Arc<Self>, Vec<DataQueue<T>>)> {
         let function = Arc::clone(transport.function());
         let mut wanted = 0;
-        for (bit, on) in [(feature::INDIRECT_DESC, options.indirect), (feature::EVENT_IDX, options.event_idx)] {
+        for (bit, on) in [(feature::INDIRECT_DESC, options.indirect), (feature::EVENT_IDX, options.event_idx)]
+        {
             wanted |= if on { feature::mask(bit) } else { 0 };
         }
         let accepted = transport.negotiate(wanted, options.limit)?;
@@ -249,14 +253,22 @@ impl VirtioCrypto {
         };
         let name = status_byte::name(status);
         if let Some(evicted) = evicted {
-            tracing::debug!(device = self.address(), name, "the device holds no more sessions, an idle one makes room");
+            tracing::debug!(
+                device = self.address(),
+                name,
+                "the device holds no more sessions, an idle one makes room"
+            );
             self.destroy(control, &evicted)?;
             // The control queue is worked off in order of submission by every device known; one that
             // is not answers "full" once more and the next idle session goes.
             return self.send(control, Command::Create(Arc::clone(session)));
         }
         if full && others > 0 {
-            tracing::debug!(device = self.address(), name, "the device holds no more sessions, all are in use");
+            tracing::debug!(
+                device = self.address(),
+                name,
+                "the device holds no more sessions, all are in use"
+            );
             session.set(SessionState::Absent);
             return Ok(());
         }

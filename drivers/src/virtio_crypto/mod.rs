@@ -20,7 +20,7 @@ mod sessions;
 mod status;
 pub mod wire;
 
-pub use data::{CipherBurst, CipherJob, DataCompleter, DataSubmitter, Entry, Place};
+pub use data::{CipherBurst, CipherJob, CipherVacancy, DataCompleter, DataSubmitter, Entry, Place};
 pub use device::{DataQueue, OpenOptions, VirtioCrypto};
 
 /// The device's number of a cipher's algorithm (5.9.3.1), for [`CipherJob`].

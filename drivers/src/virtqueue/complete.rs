@@ -73,9 +73,9 @@ impl<T, M: RingMemory> Completer<T, M> {
         u32::from(ready).min(self.in_flight())
     }
 
-    /// Takes up to `budget` completions. For each: `inspect(slot, id, len, entry)` reads the slot's result,
-    /// then the entry leaves the slot, the slot is free (visibly, so that the callback can submit),
-    /// and `each` gets both.
+    /// Takes up to `budget` completions. For each: `inspect(slot, id, len, entry)` reads the slot's
+    /// result, then the entry leaves the slot, the slot is free (visibly, so that the callback can
+    /// submit), and `each` gets both. A panic in `each` leaves the queue as after that completion.
     ///
     /// Everything the device wrote is read once and checked here: the used index against what is
     /// outstanding, the id against the slots, the slot's state against what was published.
@@ -98,63 +98,37 @@ impl<T, M: RingMemory> Completer<T, M> {
         if u32::from(claimed) > outstanding {
             return Drained { completed: 0, lie: Some(Lie::UsedIndex { used, claimed, outstanding }) };
         }
-        let mut drained = Drained::default();
-        for _ in 0..usize::from(claimed).min(budget) {
-            match self.one(published, &mut inspect) {
-                Ok((entry, result)) => {
-                    drained.completed += 1;
-                    each(entry, result);
-                }
-                Err(lie) => {
-                    drained.lie = Some(lie);
+        let goal = usize::from(claimed).min(budget) as u32;
+        let mut pass = Pass {
+            shared: &self.shared,
+            published,
+            taken: 0,
+            free_tail: self.free_tail,
+            last_used: self.last_used,
+        };
+        // Writes the counts back, also when `each` panics.
+        let pass = WriteBack {
+            pass: &mut pass,
+            last_used: &mut self.last_used,
+            completed: &mut self.completed,
+            free_tail: &mut self.free_tail,
+        };
+        let mut lie = None;
+        while pass.pass.taken < goal {
+            match pass.pass.one(&mut inspect) {
+                Ok((entry, result)) => each(entry, result),
+                Err(told) => {
+                    lie = Some(told);
                     break;
                 }
             }
         }
+        let completed = pass.pass.taken as usize;
+        drop(pass);
         // (D)
         fence(Ordering::SeqCst);
         self.room.announce_fenced();
-        drained
-    }
-
-    #[inline(always)]
-    fn one<I>(
-        &mut self,
-        published: u32,
-        inspect: &mut impl FnMut(u16, u32, u32, &T) -> Result<I, Lie>,
-    ) -> Result<(T, I), Lie> {
-        let shared = &*self.shared;
-        let (id, len) = shared.memory.used_element(self.last_used);
-        let index = id >> shared.shift;
-        if index > shared.mask || index << shared.shift != id {
-            return Err(Lie::UnknownChain { id });
-        }
-        let slot = &shared.slots[index as usize];
-        // Acquire: pairs with the commit's Release: the entry is visible.
-        let state = slot.state.load(Ordering::Acquire);
-        // In flight, and published: its position lies 1..=outstanding behind `published`. (Both are
-        // compared shifted left by one, as the state holds them.)
-        let behind = (published << 1).wrapping_sub(state & !1);
-        if state & 1 == 0 || behind == 0 || behind > shared.count() << 1 {
-            return Err(Lie::NotOutstanding { id });
-        }
-        // SAFETY: in flight, seen with Acquire, on a live queue: written, and this half alone reads
-        // it; the reference ends before the entry is taken.
-        let result = slot.entry.with(|pointer| {
-            inspect(index as u16, id, len, unsafe { (*pointer).assume_init_ref() })
-        })?;
-        // SAFETY: seen in flight with Acquire; the queue is live (a closed one is not drained), so
-        // this half alone takes entries, and it clears the state right here.
-        let entry = unsafe { shared.take(slot) };
-        slot.state.store(0, Ordering::Relaxed);
-        let place = self.free_tail & shared.mask;
-        shared.free_ring[place as usize].store(index as u16, Ordering::Relaxed);
-        self.free_tail = self.free_tail.wrapping_add(1);
-        // Release: pairs with the Acquire in vacancy.
-        shared.free_tail.store(self.free_tail, Ordering::Release);
-        self.last_used = self.last_used.wrapping_add(1);
-        self.completed = self.completed.wrapping_add(1);
-        Ok((entry, result))
+        Drained { completed, lie }
     }
 
     /// Calls `f` for the entry of each published request in flight. `f` may take out of the entry
@@ -257,8 +231,78 @@ impl<T, M: RingMemory> Completer<T, M> {
     }
 }
 
-#[inline]
+/// One drain: the counts of the completer, in registers.
+struct Pass<'a, T, M: RingMemory> {
+    shared: &'a Shared<T, M>,
+    published: u32,
+    taken: u32,
+    free_tail: u32,
+    last_used: u16,
+}
+
+impl<T, M: RingMemory> Pass<'_, T, M> {
+    #[inline(always)]
+    fn one<I>(
+        &mut self,
+        inspect: &mut impl FnMut(u16, u32, u32, &T) -> Result<I, Lie>,
+    ) -> Result<(T, I), Lie> {
+        let shared = self.shared;
+        let (id, len) = shared.memory.used_element(self.last_used);
+        // Bits below the shift, which a head does not have, come to the top, above any mask.
+        let index = id.rotate_right(shared.shift);
+        if index > shared.mask {
+            return Err(Lie::UnknownChain { id });
+        }
+        // SAFETY: index <= mask, and there are mask + 1 slots.
+        let slot = unsafe { shared.slots.get_unchecked(index as usize) };
+        // Acquire: pairs with the commit's Release: the entry is visible.
+        let state = slot.state.load(Ordering::Acquire);
+        if !is_published(state, self.published, shared.count()) {
+            return Err(Lie::NotOutstanding { id });
+        }
+        // SAFETY: in flight, seen with Acquire, on a queue that is not reaped: written, and this
+        // half alone reads it; the reference ends before the entry is taken.
+        let result = slot
+            .entry
+            .with(|pointer| inspect(index as u16, id, len, unsafe { (*pointer).assume_init_ref() }))?;
+        // SAFETY: as above; the state is cleared right here.
+        let entry = unsafe { shared.take(slot) };
+        slot.state.store(0, Ordering::Relaxed);
+        let place = self.free_tail & shared.mask;
+        // SAFETY: the ring has mask + 1 places.
+        let place = unsafe { shared.free_ring.get_unchecked(place as usize) };
+        place.store(index as u16, Ordering::Relaxed);
+        self.free_tail = self.free_tail.wrapping_add(1);
+        // Release: pairs with the Acquire in vacancy.
+        shared.free_tail.store(self.free_tail, Ordering::Release);
+        self.last_used = self.last_used.wrapping_add(1);
+        self.taken += 1;
+        Ok((entry, result))
+    }
+}
+
+/// Gives the counts of a pass back to the completer when it ends, however it does.
+struct WriteBack<'a, 'b, T, M: RingMemory> {
+    pass: &'a mut Pass<'b, T, M>,
+    last_used: &'a mut u16,
+    completed: &'a mut u32,
+    free_tail: &'a mut u32,
+}
+
+impl<T, M: RingMemory> Drop for WriteBack<'_, '_, T, M> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        *self.last_used = self.pass.last_used;
+        *self.completed = self.completed.wrapping_add(self.pass.taken);
+        *self.free_tail = self.pass.free_tail;
+    }
+}
+
+/// Whether a slot is in flight and published: its position lies 1..=count behind `published`. (Both
+/// are compared shifted left by one, as the state holds them.)
+#[inline(always)]
 fn is_published(state: u32, published: u32, count: u32) -> bool {
+    // 0 wraps to the top.
     let behind = (published << 1).wrapping_sub(state & !1);
-    state & 1 == 1 && behind != 0 && behind <= count << 1
+    state & 1 == 1 && behind.wrapping_sub(1) < count << 1
 }

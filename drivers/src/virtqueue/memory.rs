@@ -51,6 +51,8 @@ pub struct RingAddresses {
 pub struct SplitRing {
     buffer: DmaBuffer,
     size: u16,
+    /// The size minus one.
+    mask: u16,
     available: NonNull<u16>,
     used: NonNull<u8>,
 }
@@ -89,7 +91,7 @@ impl SplitRing {
         // 64 bytes, so the parts are aligned as 2.7 asks.
         let (available, used) =
             unsafe { (base.add(16 * usize::from(size)).cast(), base.add(used_offset(size.into()))) };
-        Ok(Self { buffer, size, available, used })
+        Ok(Self { buffer, size, mask: size - 1, available, used })
     }
 
     /// Where the device finds the parts.
@@ -159,7 +161,7 @@ impl RingMemory for SplitRing {
 
     #[inline(always)]
     fn put_avail(&self, position: u16, head: u16) {
-        let place = 2 + usize::from(position & (self.size - 1));
+        let place = 2 + usize::from(position & self.mask);
         self.available_word(place).store(head.to_le(), Ordering::Relaxed);
     }
 
@@ -193,7 +195,7 @@ impl RingMemory for SplitRing {
 
     #[inline(always)]
     fn used_element(&self, position: u16) -> (u32, u32) {
-        let offset = 4 + 8 * usize::from(position & (self.size - 1));
+        let offset = 4 + 8 * usize::from(position & self.mask);
         // SAFETY: the element lies in the used part (position < size after the mask) and is aligned
         // to 4. The device may write it at any time; the volatile read takes one copy.
         unsafe {

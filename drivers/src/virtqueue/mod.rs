@@ -38,7 +38,7 @@ mod wake;
 
 pub use complete::{Completer, Drained};
 pub use memory::{Descriptor, RingAddresses, RingMemory, SplitRing};
-pub use submit::{Burst, Closed, Submitter};
+pub use submit::{Burst, Closed, Submitter, Vacancy};
 pub use wake::{Signal, Wake};
 
 use std::sync::Arc;
@@ -72,8 +72,7 @@ pub struct QueueParts<M> {
 pub fn queue<T, M: RingMemory>(parts: QueueParts<M>) -> (Submitter<T, M>, Completer<T, M>) {
     let count = u32::from(parts.memory.size()) >> parts.shift;
     let shared = Arc::new(slots::Shared::new(parts.memory, parts.shift, count, parts.epoch));
-    let submitter =
-        Submitter::new(Arc::clone(&shared), parts.event_idx, parts.doorbell, parts.wake);
+    let submitter = Submitter::new(Arc::clone(&shared), parts.event_idx, parts.doorbell, parts.wake);
     let completer = Completer::new(shared, parts.event_idx, parts.room);
     (submitter, completer)
 }

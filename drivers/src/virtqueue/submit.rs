@@ -101,8 +101,15 @@ impl<T, M: RingMemory> Submitter<T, M> {
     #[inline]
     pub fn burst<R>(&mut self, f: impl FnOnce(&mut Burst<'_, T, M>) -> R) -> Result<R, Closed> {
         self.check()?;
+        Ok(self.burst_unchecked(f))
+    }
+
+    /// As [`burst`](Self::burst), for a caller that has [checked](Self::check) just before, and
+    /// commits nothing if the answer was no.
+    #[inline(always)]
+    pub fn burst_unchecked<R>(&mut self, f: impl FnOnce(&mut Burst<'_, T, M>) -> R) -> R {
         let mut burst = Burst { submitter: self };
-        Ok(f(&mut burst))
+        f(&mut burst)
         // Burst's Drop publishes. `f` only has a reference to it and can't forget it.
     }
 
@@ -180,10 +187,10 @@ pub struct Burst<'a, T, M: RingMemory> {
 }
 
 impl<T, M: RingMemory> Burst<'_, T, M> {
-    /// The free slot that [`commit`](Self::commit) will use, or `None`: the ring is full. The caller
-    /// writes the slot's descriptors; until the commit it may give up without a trace.
+    /// A free slot, or `None`: the ring is full. The caller writes the slot's descriptors, then
+    /// commits; until then it may give up without a trace.
     #[inline(always)]
-    pub fn vacancy(&mut self) -> Option<u16> {
+    pub fn vacancy(&mut self) -> Option<Vacancy<'_, T, M>> {
         let submitter = &mut *self.submitter;
         if submitter.free_head == submitter.free_tail {
             // Acquire: pairs with the completer's Release: the slot's entry has been moved out.
@@ -193,39 +200,10 @@ impl<T, M: RingMemory> Burst<'_, T, M> {
             }
         }
         let place = submitter.free_head & submitter.shared.mask;
-        Some(submitter.shared.free_ring[place as usize].load(Ordering::Relaxed))
-    }
-
-    /// Puts the request, whose descriptors are written, into slot `slot`: the last
-    /// [`vacancy`](Self::vacancy). It is published at the end of the burst.
-    ///
-    /// # Panics
-    /// If `slot` is not the last vacancy.
-    #[inline(always)]
-    pub fn commit(&mut self, slot: u16, entry: T) {
-        let submitter = &mut *self.submitter;
-        let shared = &*submitter.shared;
-        let place = (submitter.free_head & shared.mask) as usize;
-        assert!(
-            submitter.free_head != submitter.free_tail
-                && shared.free_ring[place].load(Ordering::Relaxed) == slot,
-            "a commit follows its vacancy"
-        );
-        let cell = &shared.slots[usize::from(slot)];
-        // SAFETY: the slot is free (it stands at the head of the free ring, between head and tail)
-        // and was taken by nobody else: this half alone takes slots, and `&mut` makes it one
-        // thread. The completer does not read it before the store of `state` below.
-        cell.entry.with_mut(|pointer| unsafe { (*pointer).write(entry) });
-        // Release: pairs with the Acquire in drain and withdraw.
-        cell.state.store(in_flight(submitter.position), Ordering::Release);
-        shared.memory.put_avail(submitter.position as u16, slot << shared.shift);
-        submitter.position = submitter.position.wrapping_add(1);
-        submitter.free_head = submitter.free_head.wrapping_add(1);
-    }
-
-    /// The rings, for writing the vacancy's descriptors.
-    pub fn memory(&self) -> &M {
-        &self.submitter.shared.memory
+        // SAFETY: the ring has mask + 1 places.
+        let slot = unsafe { submitter.shared.free_ring.get_unchecked(place as usize) };
+        let slot = slot.load(Ordering::Relaxed);
+        Some(Vacancy { submitter, slot })
     }
 
     /// Requests of this burst that are not published yet.
@@ -238,5 +216,46 @@ impl<T, M: RingMemory> Drop for Burst<'_, T, M> {
     #[inline]
     fn drop(&mut self) {
         self.submitter.publish();
+    }
+}
+
+/// A free slot, on its way to be filled. At most one at a time exists for a queue.
+pub struct Vacancy<'a, T, M: RingMemory> {
+    submitter: &'a mut Submitter<T, M>,
+    /// Below the number of slots: the free ring holds nothing else.
+    slot: u16,
+}
+
+impl<T, M: RingMemory> Vacancy<'_, T, M> {
+    /// Number of the slot, below the queue's capacity.
+    #[inline(always)]
+    pub fn slot(&self) -> u16 {
+        self.slot
+    }
+
+    /// The rings, for writing the slot's descriptors.
+    #[inline(always)]
+    pub fn memory(&self) -> &M {
+        &self.submitter.shared.memory
+    }
+
+    /// Puts the request, whose descriptors are written, into the slot. It is published at the end of
+    /// the burst.
+    #[inline(always)]
+    pub fn commit(self, entry: T) {
+        let submitter = self.submitter;
+        let shared = &*submitter.shared;
+        // SAFETY: the free ring holds indices below the number of slots: it was filled so, and the
+        // completer puts in only what it has checked against the slots.
+        let cell = unsafe { shared.slots.get_unchecked(usize::from(self.slot)) };
+        // SAFETY: the slot is free (it stands in the free ring between head and tail) and was taken
+        // by nobody else: this half alone takes slots, and `&mut` makes it one thread and one
+        // vacancy. The completer does not read it before the store of `state` below.
+        cell.entry.with_mut(|pointer| unsafe { (*pointer).write(entry) });
+        // Release: pairs with the Acquire in drain and withdraw.
+        cell.state.store(in_flight(submitter.position), Ordering::Release);
+        shared.memory.put_avail(submitter.position as u16, self.slot << shared.shift);
+        submitter.position = submitter.position.wrapping_add(1);
+        submitter.free_head = submitter.free_head.wrapping_add(1);
     }
 }
