@@ -46,8 +46,8 @@ fn deliver(
     let Some(seen) = claim.look() else { return given_up(claim, body, tally) };
     body.outcome = outcome;
     claim.set_status(if outcome.is_ok() { Status::Ok } else { Status::Err });
-    if let Wake::Fd(_) | Wake::Nothing = claim.wake() {
-        return deliver_silently(claim, seen, body, tally, fds);
+    if !matches!(claim.wake(), Wake::Callback(_)) {
+        return deliver_otherwise(claim, seen, body, tally, fds);
     }
     let calling = match claim.begin(seen) {
         Ok(calling) => calling,
@@ -57,16 +57,34 @@ fn deliver(
     if outcome.is_err() {
         tally.errors += 1;
     }
-    let context = calling.shared();
-    let callback = match context.wake() {
-        Wake::Callback(callback) => callback,
-        Wake::Both(callback, fd) => {
-            fds.push(Arc::clone(fd));
-            callback
+    if let Wake::Callback(callback) = calling.shared().wake() {
+        callback(&Delivery::new(calling.shared(), body));
+    }
+}
+
+/// Delivers to a context with a wait fd, or one that tells nobody.
+#[inline(never)]
+fn deliver_otherwise(
+    claim: ContextClaim,
+    seen: Seen,
+    body: Box<Body>,
+    tally: &mut Tally,
+    fds: &mut Vec<Arc<EventFd>>,
+) {
+    if !matches!(claim.wake(), Wake::Both(..)) {
+        return deliver_silently(claim, seen, body, tally, fds);
+    }
+    let answered = body.outcome.is_ok();
+    match claim.begin(seen) {
+        Ok(calling) => {
+            tally.errors += u64::from(!answered);
+            if let Wake::Both(callback, fd) = calling.shared().wake() {
+                fds.push(Arc::clone(fd));
+                callback(&Delivery::new(calling.shared(), body));
+            }
         }
-        Wake::Fd(_) | Wake::Nothing => return,
-    };
-    callback(&Delivery::new(context, body));
+        Err(claim) => given_up(claim, body, tally),
+    }
 }
 
 /// Delivers to a context without a callback: into its mailbox, before it becomes idle.

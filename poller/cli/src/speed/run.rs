@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use hdrhistogram::Histogram;
 use ringbell::clock::ticks;
 use ringbell::{Device, IdlePolicy, Poller, PollerConfig};
 
