@@ -333,7 +333,8 @@ impl Core {
     fn pass_lane(&mut self, index: usize) -> usize {
         let Self { lanes, fds, slow, config, .. } = self;
         let Some(lane) = lanes.get_mut(index) else { return 0 };
-        if lane.ended {
+        // In a forked child the rings are not mapped.
+        if lane.ended || lane.inner().is_child() {
             return 0;
         }
         if lane.inner().has_messages.load(Ordering::Relaxed) {
@@ -400,7 +401,7 @@ impl Core {
     fn tick_lane(&mut self, index: usize, now: Duration) -> Result<()> {
         let Self { lanes, fds, config, .. } = self;
         let Some(lane) = lanes.get_mut(index) else { return Ok(()) };
-        if lane.ended {
+        if lane.ended || lane.inner().is_child() {
             return Ok(());
         }
         let address = lane.device.inner().engine().address();
@@ -459,6 +460,9 @@ impl Core {
             return;
         }
         lane.ended = true;
+        if lane.inner().is_child() {
+            return;
+        }
         let device = Arc::clone(lane.device.inner());
         device.state.set(device.engine().address(), state);
         for queue in &mut lane.queues {
@@ -495,6 +499,17 @@ impl Core {
             }
         }
         self.finish_closing(now);
+    }
+
+    /// Ends everything now, whatever the grace time: for a clock that nobody moves meanwhile.
+    pub(crate) fn end_now(&mut self) {
+        for index in 0..self.lanes.len() {
+            self.end(index, Fault::Shutdown, DeviceState::Closed);
+        }
+    }
+
+    pub(crate) fn has_manual_clock(&self) -> bool {
+        self.clock.is_manual()
     }
 
     #[cold]
@@ -572,6 +587,9 @@ impl Core {
     /// Sleeps until an interrupt, a submission, a message or a timer; at most `limit`. Once wakers
     /// can see that it sleeps, `not_now` is asked whether there is a reason not to.
     pub(crate) fn sleep(&mut self, limit: Option<Duration>, not_now: impl FnOnce() -> bool) -> Result<()> {
+        if self.lanes.iter().any(|lane| lane.inner().is_child()) {
+            return Err(Error::Forked);
+        }
         let quiet = self.arm() && !not_now();
         let result = if quiet {
             let own = self.sleep_limit();
@@ -628,9 +646,7 @@ impl Drop for Core {
         if self.lanes.iter().any(|lane| lane.inner().is_child()) {
             return;
         }
-        for index in 0..self.lanes.len() {
-            self.end(index, Fault::Shutdown, DeviceState::Closed);
-        }
+        self.end_now();
     }
 }
 
@@ -810,22 +826,37 @@ fn take_messages(lane: &mut Lane, fds: &mut Vec<Arc<EventFd>>) {
     }
 }
 
-/// Ends the requests that a submit half took back because its queue was reaped under its burst. The
-/// poll thread of that queue is through with it, so they end here, on the submitting thread.
-#[cold]
-pub(crate) fn deliver_withdrawn(device: &Inner, side: &mut SubmitSide) {
-    let (entries, kept) = side.submitter.withdrawn();
-    let fault = match device.state.get() {
-        DeviceState::Closed => Fault::Shutdown,
-        _ => Fault::DeviceFailed,
-    };
-    let mut tally = Tally::default();
-    let mut fds = Vec::new();
-    for entry in entries {
-        tally.count_end(entry, fault, kept, device, &mut fds);
+/// Requests that a submit half took back because its queue was reaped under its burst. The poll
+/// thread of that queue is through with it, so they end on the submitting thread, when it holds no
+/// lock.
+pub(crate) struct Withdrawn {
+    entries: Vec<InFlight>,
+    kept: bool,
+    counters: Arc<QueueCounters>,
+}
+
+impl Withdrawn {
+    #[cold]
+    pub(crate) fn take(side: &mut SubmitSide) -> Self {
+        let (entries, kept) = side.submitter.withdrawn();
+        Self { entries, kept, counters: Arc::clone(&side.counters) }
     }
-    Waiter::without_io_uring().signal_all(&fds);
-    let submit = &side.counters.submit;
-    submit.withdrawn.add(tally.errors);
-    submit.withdrawn_detached.add(tally.detached);
+
+    /// Delivers them. The caller holds no lock.
+    #[cold]
+    pub(crate) fn deliver(self, device: &Inner) {
+        let fault = match device.state.get() {
+            DeviceState::Closed => Fault::Shutdown,
+            _ => Fault::DeviceFailed,
+        };
+        let mut tally = Tally::default();
+        let mut fds = Vec::new();
+        for entry in self.entries {
+            tally.count_end(entry, fault, self.kept, device, &mut fds);
+        }
+        Waiter::without_io_uring().signal_all(&fds);
+        let submit = &self.counters.submit;
+        submit.withdrawn.add_shared(tally.errors);
+        submit.withdrawn_detached.add_shared(tally.detached);
+    }
 }

@@ -18,6 +18,7 @@ use zeroize::Zeroizing;
 
 use crate::config::DeviceOptions;
 use crate::context::{Target, WaitCtx};
+use crate::core::Withdrawn;
 use crate::key::{CipherKey, KeyInner};
 use crate::owned::{self, OwnedQueue};
 use crate::request::{InFlight, Reason, Refused, Request};
@@ -354,7 +355,14 @@ impl Inner {
             let Some(queue) = self.shared.get(index) else { continue };
             let mut guard = lock(queue);
             if let Some(side) = &mut *guard {
-                return owned::submit_one(self, side, request, ctx);
+                let outcome = owned::submit_one(self, side, request, ctx);
+                let withdrawn = side.submitter.has_withdrawn().then(|| Withdrawn::take(side));
+                // No lock is held while a callback runs.
+                drop(guard);
+                if let Some(withdrawn) = withdrawn {
+                    withdrawn.deliver(self);
+                }
+                return outcome;
             }
         }
         Err(owned::refuse(request, ctx, Reason::NoSharedQueue))

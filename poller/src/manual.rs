@@ -71,11 +71,15 @@ impl ManualPoller {
     }
 
     /// Refuses new requests, waits for those in flight, at most the grace time of the configuration,
-    /// stops the devices and ends the rest with `ERR`.
+    /// stops the devices and ends the rest with `ERR`. By a [`ManualClock`](crate::ManualClock) the
+    /// grace time is over when nothing is completed any more.
     pub fn shutdown(mut self) {
         self.0.close();
         while !self.0.is_over() {
             if self.0.pass() == 0 {
+                if self.0.has_manual_clock() {
+                    self.0.end_now();
+                }
                 std::thread::yield_now();
             }
         }

@@ -7,7 +7,7 @@ use ringbell_drivers::virtio_crypto::CipherBurst;
 use ringbell_drivers::virtqueue::Closed;
 
 use crate::context::{Status, Target};
-use crate::core::deliver_withdrawn;
+use crate::core::Withdrawn;
 use crate::device::{Inner, SubmitSide};
 use crate::request::{InFlight, Reason, Refused, Request};
 
@@ -38,7 +38,11 @@ impl OwnedQueue {
     #[inline]
     pub fn submit<T: Target>(&mut self, request: Request, ctx: &T) -> Result<(), Refused> {
         let (device, side) = self.parts();
-        submit_one(device, side, request, ctx)
+        let outcome = submit_one(device, side, request, ctx);
+        if side.submitter.has_withdrawn() {
+            Withdrawn::take(side).deliver(device);
+        }
+        outcome
     }
 
     #[inline(always)]
@@ -63,8 +67,11 @@ impl OwnedQueue {
             .submitter
             .burst_unchecked(|ring| f(&mut OwnedBurst { ring, device, down, refused: &mut refused }));
         side.count_accepted(before);
-        if refused.any() || side.submitter.has_withdrawn() {
-            refused.settle(device, side);
+        if refused.any() {
+            refused.add_to(side);
+        }
+        if side.submitter.has_withdrawn() {
+            Withdrawn::take(side).deliver(device);
         }
         result
     }
@@ -108,14 +115,10 @@ impl Refusals {
         self.eagain | self.refused != 0
     }
 
-    /// The rare rest of a burst: counts what was refused, ends what was withdrawn.
     #[cold]
-    fn settle(self, device: &Inner, side: &mut SubmitSide) {
+    fn add_to(self, side: &SubmitSide) {
         side.counters.submit.eagain.add(self.eagain);
         side.counters.submit.refused.add(self.refused);
-        if side.submitter.has_withdrawn() {
-            deliver_withdrawn(device, side);
-        }
     }
 
     #[cold]
@@ -214,7 +217,7 @@ fn refuse_claimed(request: Request, claim: crate::context::ContextClaim, reason:
     Refused::new(request, reason)
 }
 
-/// A burst of one.
+/// A burst of one. Afterwards there may be withdrawn entries, to be delivered without a lock.
 #[inline]
 pub(crate) fn submit_one<T: Target>(
     device: &Inner,
@@ -229,12 +232,10 @@ pub(crate) fn submit_one<T: Target>(
     let before = side.submitter.accepted();
     let outcome = side.submitter.burst_unchecked(|ring| push(device, ring, request, ctx));
     side.count_accepted(before);
-    if outcome.is_err() || side.submitter.has_withdrawn() {
+    if let Err(refused) = &outcome {
         let mut refusals = Refusals::default();
-        if let Err(refused) = &outcome {
-            refusals.count(refused.reason());
-        }
-        refusals.settle(device, side);
+        refusals.count(refused.reason());
+        refusals.add_to(side);
     }
     outcome
 }

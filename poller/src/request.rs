@@ -132,7 +132,7 @@ impl Body {
 }
 
 fn place(buffer: &DmaBuffer) -> Place {
-    Place { iova: buffer.iova(), len: buffer.len() as u32 }
+    Place { iova: buffer.iova(), len: buffer.size() as u32 }
 }
 
 /// The entry of a request in flight: what the ring keeps of it.

@@ -1,4 +1,4 @@
-//! Counters. Each has one writer, so counting is a plain store.
+//! Counters. Nearly each has one writer, so counting is a plain store.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -12,6 +12,11 @@ impl Counter {
     #[inline]
     pub(crate) fn add(&self, count: u64) {
         self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(count), Ordering::Relaxed);
+    }
+
+    /// For the counters that have several writers.
+    pub(crate) fn add_shared(&self, count: u64) {
+        self.0.fetch_add(count, Ordering::Relaxed);
     }
 
     pub(crate) fn set(&self, value: u64) {

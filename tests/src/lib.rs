@@ -1,1 +1,5 @@
-//! Tests across the packages of Ringbell; see the files in `tests/`.
+//! Tests across the packages of Ringbell: see the files in `tests/`. What is here is shared by them
+//! and by the fuzz targets in `fuzz/`.
+
+pub mod fuzz;
+pub mod hostile;

@@ -178,7 +178,10 @@ fn a_full_ring_says_eagain_and_room_is_told_after_a_completion() {
     bench.device.on_room(tell);
     let ctx = WaitCtx::new();
     let refused = bench.request().submit(&ctx).unwrap_err();
-    assert_eq!((refused.reason(), refused.status(), ctx.status()), (Reason::RingFull, Status::Eagain, Status::Eagain));
+    assert_eq!(
+        (refused.reason(), refused.status(), ctx.status()),
+        (Reason::RingFull, Status::Eagain, Status::Eagain)
+    );
     bench.poller.poll();
     // The refused request still holds its buffer: nothing is free.
     assert_eq!(get(&told), 0, "nothing has become free");
@@ -442,7 +445,11 @@ fn release_on_another_thread_returns_after_the_running_callback_has() {
     let poller = Poller::spawn(&device, Default::default()).unwrap();
     let key = zero_key(&device, CIPHER);
     for _ in 0..20 {
-        let (inside, asked, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let (inside, asked, done) = (
+            Arc::new(AtomicBool::new(false)),
+            Arc::new(AtomicBool::new(false)),
+            Arc::new(AtomicBool::new(false)),
+        );
         let (i, a, d) = (Arc::clone(&inside), Arc::clone(&asked), Arc::clone(&done));
         let ctx = WaitCtx::with_callback(move |_| {
             i.store(true, Ordering::SeqCst);
@@ -597,6 +604,66 @@ fn a_request_both_detached_and_cancelled_is_not_delivered_and_counts_as_detached
     let stats = bench.device.stats();
     assert_eq!((get(&calls), stats.deliveries, stats.detached, bench.device.free_bytes()), (0, 0, 1, free));
     assert!(stats.canceled <= stats.errors, "cancelled requests are among the errors: {stats:?}");
+}
+
+// ---- devices that complete out of order ----
+
+/// Keeps a queue of 8 full on a device that completes one at a time at random, until a request has
+/// been overtaken by more than 16 others.
+fn overtaken(bench: &mut Bench) -> Option<WaitCtx> {
+    let contexts: Vec<_> = (0..8).map(|_| WaitCtx::new()).collect();
+    let mut since = [0_u32; 8];
+    contexts.iter().for_each(|ctx| submit(bench.request(), ctx));
+    for round in 0..2000 {
+        assert_eq!(bench.sim.step_n(1), 1);
+        bench.poller.poll();
+        assert_eq!(bench.device.state(), DeviceState::Ready, "round {round}");
+        for (ctx, since) in contexts.iter().zip(&mut since) {
+            *since += 1;
+            if let Some(done) = ctx.take() {
+                assert_eq!(done.result(), Ok(Answer::Yes), "after {since} rounds");
+                submit(done.into_request(), ctx);
+                *since = 0;
+            }
+        }
+        if let Some(old) = since.iter().position(|since| *since > 16) {
+            return Some(contexts[old].clone());
+        }
+    }
+    None
+}
+
+#[test]
+fn a_request_overtaken_by_more_than_a_ring_of_others_is_completed() {
+    let mut bench = bench("queue-size=8,order=shuffle,seed=3");
+    let old = overtaken(&mut bench).expect("one is overtaken");
+    assert!(old.is_busy());
+    bench.finish();
+    assert_eq!(bench.device.state(), DeviceState::Ready);
+    assert_eq!(old.take().unwrap().result(), Ok(Answer::Yes));
+}
+
+#[test]
+fn a_request_overtaken_by_more_than_a_ring_of_others_can_be_cancelled() {
+    let mut bench = bench("queue-size=8,order=shuffle,seed=3");
+    let old = overtaken(&mut bench).expect("one is overtaken");
+    bench.device.cancel(&old);
+    bench.poller.poll();
+    assert_eq!((old.is_busy(), old.status()), (false, Status::Err));
+    assert_eq!(old.take().unwrap().result(), Err(Fault::Canceled));
+}
+
+#[test]
+fn a_request_overtaken_by_more_than_a_ring_of_others_expires() {
+    let (clock, config) = with_clock(800, 1_000_000);
+    let mut bench = bench_with("queue-size=8,order=shuffle,seed=3", config);
+    let old = overtaken(&mut bench).expect("one is overtaken");
+    for _ in 0..10 {
+        clock.advance(Duration::from_millis(100));
+        bench.poller.poll();
+    }
+    assert!(!old.is_busy());
+    assert_eq!(old.take().unwrap().result(), Err(Fault::TimedOut));
 }
 
 // ---- deadlines ----
@@ -862,7 +929,12 @@ fn a_poller_dropped_with_work_in_flight_ends_all_of_it_with_err() {
 #[test]
 fn a_shutdown_waits_for_what_is_in_flight_within_its_grace() {
     let device = Device::open("sim:latency=20ms").unwrap();
-    let config = PollerConfig { grace: FOR_EVER, request_timeout: FOR_EVER, stall_limit: FOR_EVER, ..Default::default() };
+    let config = PollerConfig {
+        grace: FOR_EVER,
+        request_timeout: FOR_EVER,
+        stall_limit: FOR_EVER,
+        ..Default::default()
+    };
     let poller = Poller::spawn(&device, config).unwrap();
     let key = zero_key(&device, CIPHER);
     let contexts: Vec<_> = (0..20).map(|_| WaitCtx::new()).collect();
@@ -936,7 +1008,10 @@ fn a_burst_whose_poller_ends_while_it_is_filled_ends_each_request_once() {
     });
     assert!(accepted >= 3);
     let stats = bench.device.stats();
-    assert_eq!((get(&calls), stats.accepted, stats.deliveries, stats.errors), (accepted, accepted, accepted, accepted));
+    assert_eq!(
+        (get(&calls), stats.accepted, stats.deliveries, stats.errors),
+        (accepted, accepted, accepted, accepted)
+    );
     for ctx in &contexts {
         assert_eq!((ctx.is_busy(), ctx.status()), (false, Status::Err));
         if let Some(done) = ctx.take() {
@@ -984,6 +1059,16 @@ fn a_poller_that_cannot_be_made_leaves_its_devices_without_one() {
 }
 
 #[test]
+fn a_poller_that_cannot_have_its_core_leaves_its_device_ready_for_another() {
+    let device = Device::open("sim:").unwrap();
+    let config = PollerConfig { core: Some(1_000_000), ..Default::default() };
+    let error = Poller::spawn(&device, config).unwrap_err();
+    assert!(error.to_string().contains("core 1000000"), "{error}");
+    assert_eq!(device.state(), DeviceState::Ready);
+    Poller::spawn(&device, Default::default()).expect("a poller that can be had").shutdown();
+}
+
+#[test]
 fn configurations_out_of_range_are_refused() {
     let device = Device::open("sim:").unwrap();
     let d = PollerConfig::default;
@@ -1004,11 +1089,18 @@ fn configurations_out_of_range_are_refused() {
 
 #[test]
 fn under_every_idle_policy_no_wake_up_is_lost() {
-    for idle in [IdlePolicy::Spin, IdlePolicy::ADAPTIVE, IdlePolicy::Adaptive(Duration::ZERO), IdlePolicy::Interrupt] {
+    for idle in
+        [IdlePolicy::Spin, IdlePolicy::ADAPTIVE, IdlePolicy::Adaptive(Duration::ZERO), IdlePolicy::Interrupt]
+    {
         for address in ["sim:", "sim:latency=50us"] {
             let device = Device::open(address).unwrap();
             // With these limits a lost wake-up is not mended by a timer.
-            let config = PollerConfig { idle, request_timeout: FOR_EVER * 8, stall_limit: FOR_EVER * 8, ..Default::default() };
+            let config = PollerConfig {
+                idle,
+                request_timeout: FOR_EVER * 8,
+                stall_limit: FOR_EVER * 8,
+                ..Default::default()
+            };
             let poller = Poller::spawn(&device, config).unwrap();
             let key = zero_key(&device, CIPHER);
             let ctx = WaitCtx::new();
@@ -1054,7 +1146,8 @@ fn two_pollers_live_side_by_side_and_end_alone() {
 fn a_fault_of_one_device_leaves_the_other_one_of_the_poller_alone() {
     let (clock, config) = with_clock(800, 2000);
     let sims = [1, 2].map(|_| Sim::stepped("queue-size=8".parse().unwrap()).unwrap());
-    let devices = sims.each_ref().map(|sim| Device::from_function(sim.function(), &DeviceOptions::default()).unwrap());
+    let devices =
+        sims.each_ref().map(|sim| Device::from_function(sim.function(), &DeviceOptions::default()).unwrap());
     let mut poller = ManualPoller::new(&devices, config).unwrap();
     let keys = devices.each_ref().map(|device| zero_key(device, CIPHER));
     let (stuck, fine) = (WaitCtx::new(), WaitCtx::new());
@@ -1110,7 +1203,8 @@ fn the_same_key_uses_the_same_sessions_and_a_shutdown_ends_them() {
 #[test]
 fn idle_sessions_make_room_when_the_device_is_full_and_pinned_ones_stay() {
     let mut bench = {
-        let (sim, device, poller) = stepped("quirks=qemu", &DeviceOptions::default(), PollerConfig::default());
+        let (sim, device, poller) =
+            stepped("quirks=qemu", &DeviceOptions::default(), PollerConfig::default());
         let key = zero_key(&device, Cipher::Aes128Cbc);
         Bench { sim, device, poller, key }
     };

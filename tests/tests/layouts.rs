@@ -68,10 +68,24 @@ macro_rules! zeroed {
 }
 
 zeroed!(
-    driver::Config, driver::ControlHeader, driver::CreateCipherSession, driver::SessionReply,
-    driver::DestroySession, driver::CipherRequest, sim::Descriptor, sim::UsedElement, sim::PciCapability,
-    sim::CommonConfig, sim::CryptoConfig, sim::ControlHeader, sim::CipherSession, sim::DestroySession,
-    sim::ControlRequest, sim::SessionInput, sim::DataHeader, sim::CipherRequest,
+    driver::Config,
+    driver::ControlHeader,
+    driver::CreateCipherSession,
+    driver::SessionReply,
+    driver::DestroySession,
+    driver::CipherRequest,
+    sim::Descriptor,
+    sim::UsedElement,
+    sim::PciCapability,
+    sim::CommonConfig,
+    sim::CryptoConfig,
+    sim::ControlHeader,
+    sim::CipherSession,
+    sim::DestroySession,
+    sim::ControlRequest,
+    sim::SessionInput,
+    sim::DataHeader,
+    sim::CipherRequest,
 );
 
 fn driver_structures() -> Vec<Line> {
@@ -180,7 +194,11 @@ fn sim_structures() -> Vec<Line> {
         queue_notify_data: "VIRTIO_PCI_COMMON_Q_NDATA", queue_reset: "VIRTIO_PCI_COMMON_Q_RESET",
     }
     lines.push(at("VIRTIO_PCI_COMMON_Q_RESET + 2", size_of::<sim::CommonConfig>(), "sim::CommonConfig"));
-    lines.push(at("sizeof(struct virtio_pci_common_cfg)", offset_of!(sim::CommonConfig, queue_notify_data), "sim::CommonConfig"));
+    lines.push(at(
+        "sizeof(struct virtio_pci_common_cfg)",
+        offset_of!(sim::CommonConfig, queue_notify_data),
+        "sim::CommonConfig",
+    ));
     lines
 }
 
@@ -422,7 +440,8 @@ fn no_field_and_no_constant_is_forgotten() {
 
 #[test]
 fn a_descriptor_stands_in_memory_as_the_kernels_does() {
-    let descriptor = Descriptor { address: 0x1122_3344_5566_7788, len: 0x99aa_bbcc, flags: 0xddee, next: 0xf012 };
+    let descriptor =
+        Descriptor { address: 0x1122_3344_5566_7788, len: 0x99aa_bbcc, flags: 0xddee, next: 0xf012 };
     let lines: Vec<_> = descriptor
         .to_bytes()
         .into_iter()
@@ -449,7 +468,11 @@ fn the_rings_stand_where_the_kernels_vring_init_puts_them() {
             format!("({{ struct vring r; vring_init(&r, {size}, (void *)0, 64); (uintptr_t)r.{part}; }})")
         };
         compare(&[
-            Line { c: of("avail"), rust: addresses.available - addresses.descriptors, source: "available ring" },
+            Line {
+                c: of("avail"),
+                rust: addresses.available - addresses.descriptors,
+                source: "available ring",
+            },
             Line { c: of("used"), rust: addresses.used - addresses.descriptors, source: "used ring" },
         ]);
     }

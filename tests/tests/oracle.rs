@@ -145,7 +145,14 @@ fn counter(iv: &[u8], blocks: usize) -> Vec<u8> {
 }
 
 /// Cuts `data` into requests at random blocks and hands the IV on by hand.
-fn chained(key: &CipherKey, direction: Direction, iv: &[u8], data: &[u8], rng: &mut Rng, ctx: &WaitCtx) -> Vec<u8> {
+fn chained(
+    key: &CipherKey,
+    direction: Direction,
+    iv: &[u8],
+    data: &[u8],
+    rng: &mut Rng,
+    ctx: &WaitCtx,
+) -> Vec<u8> {
     let (mut iv, mut out, mut rest) = (iv.to_vec(), Vec::new(), data);
     while !rest.is_empty() {
         let blocks = 1 + rng.below(64);
@@ -197,7 +204,10 @@ fn a_request_used_again_with_another_iv_and_length_is_as_libcrypto_says() {
         let data = rng.bytes(len);
         request.input_mut().copy_from_slice(&data);
         let done = run(request, &ctx);
-        assert_eq!(done.request().output(), oracle(Cipher::Aes128Ctr, Direction::Encrypt, &key_bytes, &iv, &data));
+        assert_eq!(
+            done.request().output(),
+            oracle(Cipher::Aes128Ctr, Direction::Encrypt, &key_bytes, &iv, &data)
+        );
         request = done.into_request();
     }
     poller.shutdown();

@@ -202,6 +202,8 @@ impl fmt::Debug for Arena {
 ///
 /// While a request is in flight the queue owns its buffers, so no slice of them can exist. Dropping
 /// one gives its memory back to the arena.
+///
+/// In a forked child, where the memory is not mapped, every buffer is an empty slice.
 pub struct DmaBuffer {
     arena: Arc<Arena>,
     pointer: NonNull<u8>,
@@ -228,6 +230,12 @@ impl DmaBuffer {
     #[inline]
     pub fn capacity(&self) -> usize {
         self.capacity
+    }
+
+    /// Bytes of the buffer: what `len` of the slice is, without a look at the fork generation.
+    #[inline]
+    pub fn size(&self) -> usize {
+        self.len
     }
 
     /// Makes the buffer `len` bytes long. Bytes beyond the old length are whatever was there.
@@ -263,6 +271,9 @@ impl Deref for DmaBuffer {
 
     #[inline]
     fn deref(&self) -> &[u8] {
+        if self.arena.memory.is_inherited() {
+            return &[]; // The map is not in a forked child.
+        }
         // SAFETY: pointer..+len lies in the arena's map, which `arena` keeps alive, is initialised
         // (fresh memfd pages are zero) and belongs to this buffer alone. The device may write it
         // only while a queue owns the buffer, and then nobody can call this.
@@ -273,6 +284,9 @@ impl Deref for DmaBuffer {
 impl DerefMut for DmaBuffer {
     #[inline]
     fn deref_mut(&mut self) -> &mut [u8] {
+        if self.arena.memory.is_inherited() {
+            return &mut [];
+        }
         // SAFETY: as in deref; `&mut self` makes it the only slice.
         unsafe { std::slice::from_raw_parts_mut(self.pointer.as_ptr(), self.len) }
     }

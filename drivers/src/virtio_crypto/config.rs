@@ -59,8 +59,12 @@ impl Offer {
         Ok(Self {
             data_queues: claimed as u16,
             ciphers: Cipher::ALL.into_iter().filter(offers).collect(),
-            // 0 or absent: no limit stated. Lengths on the wire have 32 bits.
-            max_request: if max_size == 0 { u64::from(u32::MAX) } else { max_size.min(u64::from(u32::MAX)) },
+            // 0 or absent: no limit stated. Else it limits the variable-length part of a request,
+            // which is IV, source and destination together (5.9.4). Lengths on the wire have 32 bits.
+            max_request: match max_size {
+                0 => u32::MAX.into(),
+                size => (size.saturating_sub(16) / 2).min(u32::MAX.into()),
+            },
         })
     }
 }

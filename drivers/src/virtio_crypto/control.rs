@@ -59,6 +59,9 @@ pub(super) struct Control {
     arena: Arc<Arena>,
     /// Commands that the ring had no room for.
     waiting: VecDeque<Command>,
+    /// Buffers for the next commands. They are never given back to the arena while the device is in
+    /// use: that would run waiters for room, under the lock of this queue.
+    spare: Vec<DmaBuffer>,
     limit: Duration,
 }
 
@@ -68,7 +71,7 @@ impl Control {
         arena: Arc<Arena>,
         limit: Duration,
     ) -> Self {
-        Self { submitter, completer, arena, waiting: VecDeque::new(), limit }
+        Self { submitter, completer, arena, waiting: VecDeque::new(), spare: Vec::new(), limit }
     }
 
     /// Commands that are not answered yet.
@@ -84,7 +87,7 @@ impl Control {
 
     fn flush(&mut self) -> Result<()> {
         while let Some(command) = self.waiting.pop_front() {
-            let buffer = match self.arena.buffer(BUFFER) {
+            let buffer = match self.spare.pop().map_or_else(|| self.arena.buffer(BUFFER), Ok) {
                 Ok(buffer) => buffer,
                 Err(Error::NoRoom(_)) => {
                     self.waiting.push_front(command);
@@ -125,6 +128,7 @@ impl Control {
         sent.map_err(|_| Error::Down("closed"))?;
         Ok(left.map(|(command, mut buffer)| {
             buffer.zeroize();
+            self.spare.push(buffer);
             command
         }))
     }
@@ -148,6 +152,7 @@ impl Control {
                     Err(status) => lie = Some(Lie::Status { id, status }),
                 }
                 entry.buffer.zeroize();
+                self.spare.push(entry.buffer);
             },
         );
         if let Some(lie) = lie.or(drained.lie) {
@@ -185,8 +190,10 @@ impl Control {
                 lost(session);
             }
         };
+        let spare = &mut self.spare;
         self.completer.reap(false, |mut entry| {
             entry.buffer.zeroize();
+            spare.push(entry.buffer);
             forget(entry.command);
         });
         self.waiting.drain(..).for_each(forget);

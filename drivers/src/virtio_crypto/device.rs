@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crossbeam_queue::SegQueue;
 use nix::sys::eventfd::EventFd;
 
 use super::config::Offer;
@@ -71,7 +72,11 @@ pub struct VirtioCrypto {
     offer: Offer,
     queue_depth: u32,
     sessions: Mutex<Sessions>,
+    /// Locked by whoever polls it: the poll thread, or a blocking call. Never while a waiter or a
+    /// callback of the program may run.
     control: Mutex<Control>,
+    /// Commands on their way there, from threads that must not wait.
+    commands: SegQueue<Command>,
     /// Commands outstanding, for a look without the lock.
     control_pending: AtomicU32,
     /// Stopped: no device any more.
@@ -183,6 +188,7 @@ impl VirtioCrypto {
             queue_depth,
             sessions: Mutex::default(),
             control: Mutex::new(control),
+            commands: SegQueue::new(),
             control_pending: AtomicU32::new(0),
             down: AtomicBool::new(false),
             fork,
@@ -206,36 +212,47 @@ impl VirtioCrypto {
         if self.down.load(Ordering::Acquire) { Err(Error::Down("shut down or failed")) } else { Ok(()) }
     }
 
-    /// Sends a command. The count goes up before the submission wakes the poll thread.
-    fn send(&self, control: &mut Control, command: Command) -> Result<()> {
-        self.control_pending.store(control.outstanding() as u32 + 1, Ordering::SeqCst);
-        let sent = control.send(command);
-        self.control_pending.store(control.outstanding() as u32, Ordering::SeqCst);
-        sent
+    /// Hands a command to whoever polls the control queue next. Never waits.
+    fn send(&self, command: Command) {
+        // The count first: a poll thread that looks in between polls once in vain.
+        self.control_pending.fetch_add(1, Ordering::SeqCst);
+        self.commands.push(command);
+        self.wake.wake();
     }
 
-    fn destroy(&self, control: &mut Control, session: &Session) -> Result<()> {
-        let Some(id) = session.live_id() else { return Ok(()) };
-        session.set(SessionState::Absent);
-        tracing::debug!(device = self.address(), session = id, "destroying a session");
-        self.send(control, Command::Destroy(id))
+    /// Takes a session away from the device, if it is there.
+    fn destroy(&self, session: &Session) {
+        if let Some(id) = session.live_id() {
+            session.set(SessionState::Absent);
+            tracing::debug!(device = self.address(), session = id, "destroying a session");
+            self.send(Command::Destroy(id));
+        }
     }
 
     /// Takes the answers on the control queue and acts on them.
-    fn poll_answers(&self, control: &mut Control) -> Result<bool> {
-        let mut answers = Vec::new();
-        let progress = control.poll(|answer| answers.push(answer));
-        for answer in answers {
-            match answer {
-                Answer::Created(session, id) => {
-                    tracing::debug!(device = self.address(), session = id, spec = ?session.spec(), "session created");
-                    session.set_live(id);
-                }
-                Answer::NotCreated(session, status) => self.not_created(control, &session, status)?,
-                Answer::Destroyed => {}
+    fn poll_answers(&self) -> Result<bool> {
+        let progress = {
+            let mut control = self.control();
+            let mut sent = Ok(());
+            while let Some(command) = self.commands.pop() {
+                sent = sent.and(control.send(command));
             }
-        }
-        self.control_pending.store(control.outstanding() as u32, Ordering::SeqCst);
+            let mut answered = 0;
+            let progress = control.poll(|answer| {
+                answered += 1;
+                match answer {
+                    Answer::Created(session, id) => {
+                        tracing::debug!(device = self.address(), session = id, spec = ?session.spec(), "session created");
+                        session.set_live(id);
+                    }
+                    Answer::NotCreated(session, status) => self.not_created(&session, status),
+                    Answer::Destroyed => {}
+                }
+            });
+            self.control_pending.fetch_sub(answered, Ordering::SeqCst);
+            sent.and(progress)
+        };
+        // Without the lock: a waiter may submit, and so start a session.
         if matches!(progress, Ok(true)) {
             self.room.announce();
         }
@@ -244,7 +261,7 @@ impl VirtioCrypto {
 
     /// The device did not create a session: full, or unwilling. Where an idle session can make room
     /// it does (some devices say ERR where they mean NOSPC); a status that says "never" is kept.
-    fn not_created(&self, control: &mut Control, session: &Arc<Session>, status: u32) -> Result<()> {
+    fn not_created(&self, session: &Arc<Session>, status: u32) {
         let full = status == u32::from(wire::status::NOSPC) || status == u32::from(wire::status::ERR);
         let (evicted, others) = {
             let mut sessions = self.sessions();
@@ -258,10 +275,10 @@ impl VirtioCrypto {
                 name,
                 "the device holds no more sessions, an idle one makes room"
             );
-            self.destroy(control, &evicted)?;
+            self.destroy(&evicted);
             // The control queue is worked off in order of submission by every device known; one that
             // is not answers "full" once more and the next idle session goes.
-            return self.send(control, Command::Create(Arc::clone(session)));
+            return self.send(Command::Create(Arc::clone(session)));
         }
         if full && others > 0 {
             tracing::debug!(
@@ -270,7 +287,7 @@ impl VirtioCrypto {
                 "the device holds no more sessions, all are in use"
             );
             session.set(SessionState::Absent);
-            return Ok(());
+            return;
         }
         let cipher = session.spec().cipher;
         tracing::warn!(device = self.address(), %cipher, status, name, "the device refuses a session");
@@ -278,7 +295,6 @@ impl VirtioCrypto {
         if status == u32::from(wire::status::NOTSUPP) {
             self.sessions().refused.insert(cipher);
         }
-        Ok(())
     }
 
     fn offered(&self) -> Vec<Cipher> {
@@ -289,12 +305,13 @@ impl VirtioCrypto {
     /// Destroys the sessions that this process made: some devices keep them over a reset.
     fn destroy_all(&self, control: &mut Control) {
         let live: Vec<_> = self.sessions().live().cloned().collect();
-        for session in live {
-            if self.destroy(control, &session).is_err() {
+        live.iter().for_each(|session| self.destroy(session));
+        let start = Instant::now();
+        while let Some(command) = self.commands.pop() {
+            if control.send(command).is_err() {
                 return;
             }
         }
-        let start = Instant::now();
         while control.outstanding() > 0 && start.elapsed() < self.limit {
             match control.poll(drop) {
                 Ok(true) => {}
@@ -370,7 +387,9 @@ impl QueueMaker<'_> {
 
     fn control_queue(&self, index: u16, limit: Duration) -> Result<Control> {
         let size = self.transport.queue_size(index)?.min(control::RING);
-        let halves = self.start(index, self.ring(size)?, control::SHIFT)?;
+        // Nobody waits for room in this ring, and its buffers come back under the control lock.
+        let maker = QueueMaker { room: &Arc::new(Room::new()), ..*self };
+        let halves = maker.start(index, self.ring(size)?, control::SHIFT)?;
         Ok(Control::new(halves, Arc::clone(self.arena), limit))
     }
 }
@@ -469,7 +488,7 @@ impl Engine for VirtioCrypto {
         self.check_up()?;
         let (session, evicted) = self.sessions().get(spec);
         if let Some(evicted) = evicted {
-            self.destroy(&mut self.control(), &evicted)?;
+            self.destroy(&evicted);
         }
         Ok(session)
     }
@@ -479,8 +498,8 @@ impl Engine for VirtioCrypto {
         if !session.advance(SessionState::Absent, SessionState::Creating) {
             return Ok(());
         }
-        self.send(&mut self.control(), Command::Create(Arc::clone(session)))
-            .inspect_err(|_| session.set(SessionState::Absent))
+        self.send(Command::Create(Arc::clone(session)));
+        Ok(())
     }
 
     fn prepare_session(&self, session: &Arc<Session>, limit: Duration) -> Result<()> {
@@ -498,7 +517,7 @@ impl Engine for VirtioCrypto {
                 SessionState::Absent => self.start_session(session)?,
                 SessionState::Creating => {}
             }
-            self.poll_answers(&mut self.control())?;
+            self.poll_answers()?;
             if session.state() == SessionState::Live {
                 return Ok(());
             }
@@ -512,7 +531,7 @@ impl Engine for VirtioCrypto {
     }
 
     fn poll_control(&self) -> Result<bool> {
-        self.poll_answers(&mut self.control())
+        self.poll_answers()
     }
 
     #[inline]
@@ -542,27 +561,31 @@ impl Engine for VirtioCrypto {
         if self.fork.is_child() || self.down.swap(true, Ordering::AcqRel) {
             return Ok(());
         }
-        let mut control = self.control();
-        if self.check_health().is_ok() {
-            self.destroy_all(&mut control);
-        }
-        let reset = self.transport.reset(self.limit);
-        // Whether or not the reset was seen: no DMA without bus mastering.
-        let cut = self.transport.function().set_bus_master(false);
-        self.sessions().forget();
-        match reset.or(cut) {
-            Ok(()) => {
-                control.close(|session| session.set(SessionState::Absent));
-                self.control_pending.store(0, Ordering::SeqCst);
-                tracing::info!(device = self.address(), "device stopped");
-                self.room.announce();
-                Ok(())
+        let stopped = {
+            let mut control = self.control();
+            if self.check_health().is_ok() {
+                self.destroy_all(&mut control);
             }
+            let reset = self.transport.reset(self.limit);
+            // Whether or not the reset was seen: no DMA without bus mastering.
+            let cut = self.transport.function().set_bus_master(false);
+            self.sessions().forget();
+            let stopped = reset.or(cut);
+            if stopped.is_ok() {
+                control.close(|session| session.set(SessionState::Absent));
+                while self.commands.pop().is_some() {}
+                self.control_pending.store(0, Ordering::SeqCst);
+            }
+            stopped
+        };
+        self.room.announce();
+        match &stopped {
+            Ok(()) => tracing::info!(device = self.address(), "device stopped"),
             Err(error) => {
                 tracing::error!(device = self.address(), %error, "device could not be stopped, its memory is kept");
-                Err(error)
             }
         }
+        stopped
     }
 }
 

@@ -86,6 +86,10 @@ fn interrupt(event_idx: bool) {
     loom::model(move || {
         let mut m = model::<Box<u32>>(event_idx);
         let mut device = Device::new(&m.memory);
+        // One before, so that used_event has to move.
+        assert!(submit(&mut m.submitter, Box::new(0)));
+        assert!(device.serve_one(event_idx).is_some());
+        assert_eq!(drain(&mut m.completer).len(), 1);
         assert!(submit(&mut m.submitter, Box::new(1)));
         let hardware = thread::spawn(move || device.serve_one(event_idx) == Some(true));
         let sleeps = m.completer.arm();

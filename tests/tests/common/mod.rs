@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use ringbell::sim::Sim;
 use ringbell::{
-    Cipher, CipherKey, Completion, Device, DeviceOptions, Direction, ManualPoller, Mode, PollerConfig, Refused,
-    Request, WaitCtx,
+    Cipher, CipherKey, Completion, Device, DeviceOptions, Direction, ManualPoller, Mode, PollerConfig,
+    Refused, Request, WaitCtx,
 };
 
 /// Long enough that only a hang comes here: no test is decided by it, it ends one that is lost.

@@ -18,14 +18,15 @@ use super::chain::{BLOCK, Chain, padding_of};
 use super::files::{Input, Output};
 use crate::error::{Error, Result};
 
-/// Bytes of a request: enough that its costs do not count, little enough that all stay in the cache.
-const CHUNK: usize = 128 << 10;
-/// Requests. The device's memory for them is taken from its default arena.
-const CHUNKS: usize = 12;
+/// Bytes of a request, and requests, where several are with the device: enough that their costs do
+/// not count, little enough that all of them stay in the cache.
+const PARALLEL: (usize, usize) = (128 << 10, 12);
+/// Where one is, and both sides wait for each other after each.
+const SERIAL: (usize, usize) = (512 << 10, 4);
 /// Bytes of input or output between two looks at the device.
 const PIECE: usize = 64 << 10;
 /// How long the thread looks for a completion before it sleeps, where it has a core for that.
-const SPIN: Duration = Duration::from_micros(200);
+const SPIN: Duration = Duration::from_micros(20);
 /// How long the device may take for a request.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -90,11 +91,16 @@ pub(super) fn run(
     };
     let library = |what: &'static str| move |e| Error::library(what, e);
     let poller = ManualPoller::new(&[device.clone()], config).map_err(library("poll the device"))?;
-    let most = usize::try_from(device.capabilities().max_request).unwrap_or(CHUNK);
-    let chunk_len = CHUNK.min(most) / BLOCK * BLOCK;
-    let mut spare = Vec::with_capacity(CHUNKS);
-    for _ in 0..CHUNKS {
-        let buffer = device.buffer(chunk_len).map_err(library("take DMA memory"))?;
+    let (wanted, chunks) = if chain.serial() { SERIAL } else { PARALLEL };
+    let most = usize::try_from(device.capabilities().max_request).unwrap_or(wanted);
+    let chunk_len = wanted.min(most) / BLOCK * BLOCK;
+    let mut spare = Vec::with_capacity(chunks);
+    for _ in 0..chunks {
+        let buffer = match device.buffer(chunk_len) {
+            // Where the rings have taken most of the memory, fewer will do.
+            Err(ringbell::Error::NoRoom(_)) if spare.len() >= 2 => break,
+            buffer => buffer.map_err(library("take DMA memory"))?,
+        };
         let request = key.request(chain.direction, &chain.iv()[..chain.cipher.iv_len()], buffer, None);
         let ctx = WaitCtx::new();
         spare.push(Chunk { ctx, request: Some(request), stage: Stage::Filled, filled: 0, written: 0 });
@@ -107,7 +113,7 @@ pub(super) fn run(
         poller,
         spare,
         current: None,
-        queue: VecDeque::with_capacity(CHUNKS),
+        queue: VecDeque::with_capacity(chunks),
         with_device: 0,
         chunk_len,
         carry: Vec::with_capacity(BLOCK),

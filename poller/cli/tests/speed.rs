@@ -1,0 +1,230 @@
+//! `ringbell speed`: what it prints, and that its accounts are right.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use assert_cmd::Command;
+use serde_json::Value;
+
+fn ringbell(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ringbell"));
+    command.args(args).env_remove("RINGBELL_LOG").timeout(std::time::Duration::from_secs(60));
+    command
+}
+
+/// The objects of a run that has to succeed, each of them checked.
+fn measure(args: &[&str]) -> Vec<Value> {
+    let out = ringbell(&["speed", "--json"]).args(args).output().unwrap();
+    let stderr = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(out.status.success(), "{args:?}: {stderr}");
+    assert_eq!(stderr, "", "{args:?}");
+    let text = String::from_utf8(out.stdout).unwrap();
+    let objects: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    for object in &objects {
+        check(object, args);
+    }
+    objects
+}
+
+fn number(object: &Value, key: &str) -> u64 {
+    object[key].as_u64().unwrap_or_else(|| panic!("{key} of {object}"))
+}
+
+/// The keys of the contract, and accounts that add up.
+fn check(object: &Value, args: &[&str]) {
+    let count = |key: &str| number(object, key);
+    assert!(object["device"].is_string() && object["op"].is_string(), "{object}");
+    for key in ["size", "in_flight", "threads", "eagain", "recoveries"] {
+        count(key);
+    }
+    for key in ["seconds", "ops_per_second", "bytes_per_second"] {
+        assert!(object[key].as_f64().is_some_and(|value| value > 0.0), "{key}: {object}");
+    }
+    assert!(count("submitted") > 0, "{args:?}: {object}");
+    assert_eq!(count("submitted"), count("callbacks"), "{args:?}: {object}");
+    assert_eq!(count("callbacks"), count("completed") + count("errors"), "{args:?}: {object}");
+    assert_eq!((count("errors"), count("mismatches")), (0, 0), "{args:?}: {object}");
+    let checked = if object["compute"] == "none" { 0 } else { count("completed") };
+    assert_eq!(count("verified"), checked, "{args:?}: {object}");
+    let latency = &object["latency_ns"];
+    let order = ["p50", "p99", "p999", "max"].map(|key| number(latency, key));
+    assert!(order[0] > 0 && order.is_sorted(), "{args:?}: {object}");
+}
+
+/// The one error line of a command that has to fail.
+fn fail(args: &[&str], status: i32) -> String {
+    let out = ringbell(args).output().unwrap();
+    let stderr = String::from_utf8(out.stderr).unwrap();
+    assert_eq!(out.status.code(), Some(status), "{args:?}: {stderr}");
+    assert!(stderr.starts_with("ringbell: cannot ") && stderr.lines().count() == 1, "{args:?}: {stderr}");
+    stderr
+}
+
+#[test]
+fn every_result_is_checked_and_every_request_accounted_for() {
+    for options in [
+        &["--device", "sim:"][..],
+        &["--device", "sim:queues=2", "--threads", "2"],
+        &["--device", "sim:queues=2", "--threads", "4"],
+        &["--device", "sim:order=shuffle,seed=3", "--threads", "3"],
+        &["--device", "sim:latency=50us"],
+        &["--device", "sim:quirks=qemu"],
+        &["--device", "sim:queue-size=8", "--in-flight", "64"],
+        &["--device", "sim:queue-size=2", "--in-flight", "9", "--threads", "3"],
+        &["--in-flight", "1"],
+        &["--idle", "spin"],
+        &["--idle", "interrupt", "--core", "0"],
+    ] {
+        for wake in ["callback", "fd"] {
+            for extra in [&[][..], &["--decrypt", "--op", "aes-256-ctr"]] {
+                let limit = ["--ops", "5000", "--wake", wake];
+                let args: Vec<&str> = options.iter().chain(&limit).chain(extra).copied().collect();
+                let objects = measure(&args);
+                assert_eq!(objects.len(), 1);
+                assert_eq!(number(&objects[0], "submitted"), 5000);
+                assert_eq!(objects[0]["wake"], wake);
+            }
+        }
+    }
+}
+
+#[test]
+fn every_operation_that_is_listed_works_both_ways() {
+    let list = ringbell(&["speed", "--op", "list"]).output().unwrap();
+    assert!(list.status.success());
+    let list = String::from_utf8(list.stdout).unwrap();
+    assert!(list.lines().count() >= 9 && list.contains("aes-128-cbc\n"));
+    for op in list.lines() {
+        for direction in [&[][..], &["--decrypt"]] {
+            let args: Vec<&str> =
+                ["--ops", "300", "--size", "1k", "--op", op].iter().chain(direction).copied().collect();
+            assert_eq!(measure(&args)[0]["op"], op);
+        }
+    }
+    let json = ringbell(&["speed", "--op", "list", "--json"]).output().unwrap();
+    let json: Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!(json["ops"].as_array().unwrap().len(), list.lines().count());
+}
+
+#[test]
+fn several_sizes_give_a_line_each() {
+    let objects =
+        measure(&["--size", "64", "--size", "16k", "--size", "1m", "--ops", "200", "--in-flight", "8"]);
+    let sizes: Vec<u64> = objects.iter().map(|object| number(object, "size")).collect();
+    assert_eq!(sizes, [64, 16384, 1 << 20]);
+    let text = ringbell(&["speed", "--size", "64", "--size", "128", "--ops", "200"]).output().unwrap();
+    let text = String::from_utf8(text.stdout).unwrap();
+    assert_eq!(text.lines().count(), 4, "{text}");
+}
+
+#[test]
+fn a_time_limit_ends_the_run() {
+    let object = &measure(&["--seconds", "0.2"])[0];
+    assert!(object["seconds"].as_f64().unwrap() >= 0.19, "{object}");
+}
+
+#[test]
+fn a_phased_run_says_what_enqueue_and_dequeue_cost() {
+    for device in ["sim:", "sim:compute=none", "sim:latency=10us,order=shuffle"] {
+        let args = ["--phased", "--in-flight", "32", "--size", "64", "--ops", "10000", "--device", device];
+        let object = &measure(&args)[0];
+        assert_eq!(number(object, "submitted"), 10000);
+        for key in ["enqueue_cycles_per_op", "dequeue_cycles_per_op"] {
+            assert!(object[key].as_f64().is_some_and(|cycles| cycles > 0.0), "{object}");
+        }
+    }
+    assert!(measure(&["--ops", "100"])[0].get("enqueue_cycles_per_op").is_none());
+}
+
+#[test]
+fn a_device_without_arithmetic_is_not_called_verified() {
+    let args = ["speed", "--device", "sim:compute=none", "--ops", "1000"];
+    assert_eq!(measure(&args[1..])[0]["compute"], "none");
+    let text = String::from_utf8(ringbell(&args).output().unwrap().stdout).unwrap();
+    assert!(text.contains("results are NOT checked"), "{text}");
+}
+
+#[test]
+fn errors_make_the_run_fail_after_its_result() {
+    // Longer than a request may take.
+    let args = ["speed", "--json", "--device", "sim:latency=3s", "--seconds", "0.1", "--in-flight", "4"];
+    let out = ringbell(&args).env("RINGBELL_LOG", "off").output().unwrap();
+    assert_eq!(out.status.code(), Some(1));
+    let object: Value = serde_json::from_slice(&out.stdout).unwrap();
+    assert_eq!((number(&object, "errors"), number(&object, "completed")), (4, 0));
+    assert_eq!(number(&object, "submitted"), number(&object, "callbacks"));
+    let stderr = String::from_utf8(out.stderr).unwrap();
+    assert!(stderr.contains("4 of 4 requests ended with errors") && stderr.lines().count() == 1, "{stderr}");
+}
+
+#[test]
+fn wrong_usage_is_one_line_and_status_2() {
+    for args in [
+        &["--wake", "future"][..],
+        &["--size", "63"],
+        &["--size", "2m"],
+        &["--size", "100"],
+        &["--seconds", "0"],
+        &["--ops", "0"],
+        &["--ops", "1", "--seconds", "1"],
+        &["--in-flight", "0"],
+        &["--threads", "0"],
+        &["--in-flight", "2", "--threads", "3"],
+        &["--op", "aes-128-gcm"],
+        &["--device", "nonsense"],
+        &["--device", "sim:nonsense"],
+        &["--phased", "--threads", "2"],
+        &["--phased", "--wake", "fd"],
+        &["--phased", "--in-flight", "60000"],
+        &["--plot", "x.svg"],
+        &["--nonsense"],
+        &["stray"],
+    ] {
+        let all: Vec<&str> = ["speed"].iter().chain(args).copied().collect();
+        fail(&all, 2);
+    }
+    assert!(fail(&["speed", "--device", "sim:bogus=1"], 2).contains("queue-size="));
+    assert!(fail(&["speed", "--op", "des"], 2).contains("aes-256-ctr"));
+    fail(&["nonsense"], 2);
+    fail(&["speed", "--core", "9999", "--ops", "1"], 1);
+    let log = ringbell(&["speed"]).env("RINGBELL_LOG", "=bad=[").output().unwrap();
+    assert_eq!(log.status.code(), Some(2));
+}
+
+#[test]
+fn help_version_completions_and_man_pages_are_there() {
+    for args in [
+        &["--help"][..],
+        &["speed", "--help"],
+        &["crypt", "-h"],
+        &["--version"],
+        &["completions", "bash"],
+        &["man"],
+    ] {
+        let out = ringbell(args).output().unwrap();
+        assert!(out.status.success() && !out.stdout.is_empty() && out.stderr.is_empty(), "{args:?}");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    assert!(ringbell(&["man", "--out"]).arg(dir.path()).output().unwrap().status.success());
+    for page in ["ringbell.1", "ringbell-speed.1", "ringbell-crypt.1"] {
+        assert!(dir.path().join(page).exists(), "{page}");
+    }
+    fail(&["man", "--out", "/nonexistent/dir"], 1);
+    fail(&["completions", "nonsense"], 2);
+    assert_eq!(ringbell(&[]).output().unwrap().status.code(), Some(2));
+}
+
+#[test]
+fn a_closed_pipe_is_an_error_and_no_panic() {
+    for args in [&["speed", "--ops", "10"][..], &["--help"], &["completions", "zsh"], &["man"]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let out = std::process::Command::new(env!("CARGO_BIN_EXE_ringbell"))
+            .args(args)
+            .stdout(writer)
+            .stderr(std::process::Stdio::piped())
+            .output()
+            .unwrap();
+        assert_eq!(out.status.code(), Some(1), "{args:?}");
+        let stderr = String::from_utf8(out.stderr).unwrap();
+        assert!(stderr.contains("cannot write to stdout") && stderr.lines().count() == 1, "{stderr}");
+    }
+}
