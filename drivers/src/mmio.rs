@@ -35,7 +35,7 @@ impl Map {
 
     /// The 16-bit register at `offset`, or `None` where it is not inside or not aligned.
     pub fn register16(self: &Arc<Self>, offset: usize) -> Option<Register16> {
-        if offset % 2 != 0 || offset.checked_add(2)? > self.len {
+        if !offset.is_multiple_of(2) || offset.checked_add(2)? > self.len {
             return None;
         }
         // SAFETY: offset + 2 <= len, so the pointer stays inside the map.

@@ -253,7 +253,7 @@ const CLOSELY: u32 = 1024;
 const WARN_EVERY: Duration = Duration::from_secs(1);
 
 impl Core {
-    pub(crate) fn new(devices: &[Device], config: PollerConfig) -> Result<Self> {
+    pub(crate) fn new(devices: Vec<Device>, config: PollerConfig) -> Result<Self> {
         config.check()?;
         if devices.is_empty() {
             return Err(Error::Invalid("a poller needs at least one device".to_owned()));
@@ -282,7 +282,7 @@ impl Core {
             let queues = queues
                 .map(|side| QueueLane { side, quarantined: 0, last_returned: 0, no_progress_since: None })
                 .collect();
-            lanes.push(Lane { device: device.clone(), queues, ended: false });
+            lanes.push(Lane { device, queues, ended: false });
         }
         let rate = TickRate::measure();
         let clock = config.clock.reader();

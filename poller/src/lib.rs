@@ -88,3 +88,8 @@ pub use thread::{Poller, PollerBuilder};
 /// The simulator, for programs that step it by hand.
 #[cfg(feature = "sim")]
 pub use ringbell_sim as sim;
+
+/// The README's example, run as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

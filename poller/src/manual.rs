@@ -16,7 +16,7 @@ use crate::device::Device;
 /// ```
 /// use ringbell::{Cipher, Device, ManualPoller, WaitCtx};
 /// let device = Device::open("sim:")?;
-/// let mut poller = ManualPoller::new(&[device.clone()], Default::default())?;
+/// let mut poller = ManualPoller::new([&device], Default::default())?;
 /// let key = device.cipher_key(Cipher::Aes256Ctr, &[1; 32])?;
 /// key.prepare()?;
 /// let ctx = WaitCtx::new();
@@ -34,8 +34,8 @@ impl ManualPoller {
     ///
     /// # Errors
     /// A device has a poller already, the configuration is out of range, or the system's.
-    pub fn new(devices: &[Device], config: PollerConfig) -> Result<Self> {
-        Core::new(devices, config).map(Self)
+    pub fn new<'a>(devices: impl IntoIterator<Item = &'a Device>, config: PollerConfig) -> Result<Self> {
+        Core::new(devices.into_iter().cloned().collect(), config).map(Self)
     }
 
     /// One pass over all queues with work in flight: takes what is completed, up to the budget of

@@ -69,7 +69,7 @@ impl PollerBuilder {
         let idle = self.config.idle;
         let core_number = self.config.core;
         let name = self.config.thread_name.clone();
-        let core = Core::new(&self.devices, self.config)?;
+        let core = Core::new(self.devices.clone(), self.config)?;
         let control = Arc::new(Control::default());
         let shared = Arc::clone(&control);
         let (started, ready) = std::sync::mpsc::channel();
@@ -184,7 +184,8 @@ fn run(mut core: Core, control: &Control, idle: IdlePolicy) {
         empty = empty.wrapping_add(1).max(1);
         if patience == u64::MAX {
             std::hint::spin_loop();
-        } else if patience == 0 || (empty % SPINS == 0 && ticks().wrapping_sub(last_work) > patience) {
+        } else if patience == 0 || (empty.is_multiple_of(SPINS) && ticks().wrapping_sub(last_work) > patience)
+        {
             control.sleeps.fetch_add(1, Ordering::Relaxed);
             // (E): a stop that the look above did not see is seen once the flag is up.
             let closing = core.is_closing();

@@ -43,7 +43,7 @@ fn main() {
     let device = Device::from_function(sim.function(), &DeviceOptions::default()).expect("a device");
     // Under callgrind every callback is slow.
     let config = PollerConfig { slow_callback: std::time::Duration::from_secs(1), ..Default::default() };
-    let mut poller = ManualPoller::new(&[device.clone()], config).expect("a poller");
+    let mut poller = ManualPoller::new([&device], config).expect("a poller");
     let key = device.cipher_key(Cipher::Aes128Cbc, &[7; 16]).expect("a key");
     key.prepare().expect("a session");
     let mut queue = device.owned_queue().expect("a queue");
@@ -56,9 +56,8 @@ fn main() {
             })
         })
         .collect();
-    let mut requests: Vec<Request> = (0..burst)
-        .map(|_| key.encrypt(&[0; 16], device.buffer(64).expect("memory")))
-        .collect();
+    let mut requests: Vec<Request> =
+        (0..burst).map(|_| key.encrypt(&[0; 16], device.buffer(64).expect("memory"))).collect();
     DONE.with_borrow_mut(|list| list.reserve(burst));
 
     let (mut in_ticks, mut out_ticks) = (Vec::with_capacity(rounds), Vec::with_capacity(rounds));

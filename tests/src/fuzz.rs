@@ -36,7 +36,8 @@ fn small_sim() -> Option<Sim> {
 pub fn hostile_device(data: &[u8]) {
     let mut bytes = Bytes::new(data);
     // The first bytes choose lies about registers (often none, so that the rings are reached).
-    let lies: Vec<u8> = if bytes.byte() & 1 == 0 { Vec::new() } else { (0..96).map(|_| bytes.byte()).collect() };
+    let lies: Vec<u8> =
+        if bytes.byte() & 1 == 0 { Vec::new() } else { (0..96).map(|_| bytes.byte()).collect() };
     let Some(sim) = small_sim() else { return };
     let function = Hostile::new(sim.function(), &lies);
     let options = DeviceOptions {
@@ -47,10 +48,12 @@ pub fn hostile_device(data: &[u8]) {
         indirect: bytes.byte() & 1 == 0,
         event_idx: bytes.byte() & 1 == 0,
     };
-    let Ok(device) = Device::from_function(Arc::clone(&function) as Arc<dyn PciFunction>, &options) else { return };
+    let Ok(device) = Device::from_function(Arc::clone(&function) as Arc<dyn PciFunction>, &options) else {
+        return;
+    };
     let clock = ManualClock::new();
     let config = PollerConfig { clock: Clock::Manual(clock.clone()), ..PollerConfig::default() };
-    let Ok(mut poller) = ManualPoller::new(&[device.clone()], config) else { return };
+    let Ok(mut poller) = ManualPoller::new([&device], config) else { return };
     let Ok(key) = device.cipher_key(Cipher::Aes128Cbc, &[1; 16]) else { return };
     let _ = key.prepare_for(Direction::Encrypt, Duration::from_micros(500));
     let delivered = Arc::new(AtomicU64::new(0));

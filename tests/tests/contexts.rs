@@ -467,6 +467,29 @@ fn release_on_another_thread_returns_after_the_running_callback_has() {
     poller.shutdown();
 }
 
+#[test]
+fn a_context_whose_result_was_taken_by_polling_is_free_for_the_next_request() {
+    let device = Device::open("sim:").unwrap();
+    let config = PollerConfig { idle: IdlePolicy::Spin, ..Default::default() };
+    let poller = Poller::spawn(&device, config).unwrap();
+    let key = zero_key(&device, CIPHER);
+    let ctx = WaitCtx::new();
+    let mut request = small(&device, &key, 16);
+    for round in 0..20_000 {
+        request.submit(&ctx).unwrap_or_else(|refused| panic!("round {round}: {refused}"));
+        let done = loop {
+            if let Some(done) = ctx.take() {
+                break done;
+            }
+            std::hint::spin_loop();
+        };
+        assert!(!ctx.detach(), "round {round}: it was taken, and then given up too");
+        request = done.into_request();
+    }
+    poller.shutdown();
+    assert_eq!(device.stats().completed, 20_000);
+}
+
 // ---- giving up ----
 
 #[test]
@@ -795,7 +818,7 @@ fn a_queue_without_progress_for_the_stall_limit_fails_the_device() {
     }
     let stats = bench.device.stats();
     assert_eq!((stats.accepted, stats.errors, stats.completed, stats.quarantined), (8, 8, 0, 0));
-    assert_eq!(bench.device.free_bytes(), free, "after the reset everything is back");
+    common::assert_all_back(&bench.device, free);
 }
 
 #[test]
@@ -921,7 +944,7 @@ fn a_poller_dropped_with_work_in_flight_ends_all_of_it_with_err() {
         assert_eq!(done.result(), Err(Fault::Shutdown));
         assert_eq!(done.request().input().len(), 64, "the device was reset: the buffers are back");
     }
-    assert_eq!(device.free_bytes(), free);
+    common::assert_all_back(&device, free);
     let refused = small(&device, &key, 64).submit(&contexts[0]).unwrap_err();
     assert_eq!((refused.reason(), contexts[0].status()), (Reason::DeviceDown, Status::Err));
 }
@@ -1018,7 +1041,7 @@ fn a_burst_whose_poller_ends_while_it_is_filled_ends_each_request_once() {
             assert_eq!((done.result(), counter(ctx)), (Err(Fault::Shutdown), Some(1)));
         }
     }
-    assert_eq!(bench.device.free_bytes(), free);
+    common::assert_all_back(&bench.device, free);
 }
 
 #[test]

@@ -289,7 +289,7 @@ fn a_request_that_can_never_work_is_refused_with_err_and_comes_back_unchanged() 
     poller.poll();
     let stats = device.stats();
     assert_eq!((stats.accepted, stats.refused, stats.deliveries), (0, count, 0));
-    assert_eq!(device.free_bytes(), free);
+    common::assert_all_back(&device, free);
 }
 
 #[test]

@@ -138,10 +138,11 @@ const CASES: &[Case] = &[
         told.load(Ordering::SeqCst) == 1
     }),
     ("a poller without a thread takes nothing from the parent's ring in the child", |mut h| {
-        let polled = h.manual.poll();
-        let _ = h.manual.ready();
+        h.manual.poll() == 0 && h.calls.load(Ordering::SeqCst) == 0
+    }),
+    ("a poller without a thread counts nothing of the parent's ring in the child", |mut h| {
         let _ = h.manual.in_flight();
-        polled == 0 && h.calls.load(Ordering::SeqCst) == 0
+        h.manual.ready() == 0
     }),
     ("a poller without a thread does not sleep in the child", |mut h| {
         let _ = h.manual.wait(Some(std::time::Duration::from_millis(1)));
@@ -169,7 +170,7 @@ const CASES: &[Case] = &[
     }),
     ("the bytes of an inherited request do not kill the child", |mut h| {
         h.request.input_mut().fill(1);
-        std::hint::black_box(h.request.output().len()) == 32
+        std::hint::black_box(h.request.output().len()) <= 32
     }),
     ("dropping every handle in the child does nothing", |h| {
         drop(h);

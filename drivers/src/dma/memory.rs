@@ -100,7 +100,8 @@ impl SharedMemory {
         }
         let size = nix::sys::stat::fstat(fd).map_err(|e| Error::io(attempted(), e))?.st_size;
         let end = offset.checked_add(len);
-        if len == 0 || offset % PAGE as u64 != 0 || end.is_none_or(|end| end > size.cast_unsigned()) {
+        if len == 0 || !offset.is_multiple_of(PAGE as u64) || end.is_none_or(|end| end > size.cast_unsigned())
+        {
             return Err(Error::Invalid(format!("cannot {}: it is {size} bytes long", attempted())));
         }
         let owned = fd.try_clone_to_owned().map_err(|e| Error::io(attempted(), e))?;

@@ -146,7 +146,7 @@ impl SplitRing {
 
     #[inline(always)]
     fn used_word(&self, offset: usize) -> &AtomicU16 {
-        debug_assert!(offset + 2 <= 6 + 8 * usize::from(self.size) && offset % 2 == 0);
+        debug_assert!(offset + 2 <= 6 + 8 * usize::from(self.size) && offset.is_multiple_of(2));
         // SAFETY: callers give 0, 2 or 4 + 8 * size, inside the used part; aligned, alive. The
         // device writes it by naturally atomic stores.
         unsafe { AtomicU16::from_ptr(self.used.add(offset).cast().as_ptr()) }

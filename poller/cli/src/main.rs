@@ -23,7 +23,7 @@ mod pages;
 mod software;
 mod speed;
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
@@ -90,6 +90,7 @@ fn start_log() -> Result<()> {
         (Err(_), None) => EnvFilter::new("warn"),
         (Err(why), Some(_)) => return Err(Error::usage("read RINGBELL_LOG", why)),
     };
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let colours = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
     Ok(())
 }

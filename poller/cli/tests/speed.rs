@@ -68,13 +68,13 @@ fn every_result_is_checked_and_every_request_accounted_for() {
         &["--device", "sim:latency=50us"],
         &["--device", "sim:quirks=qemu"],
         &["--device", "sim:queue-size=8", "--in-flight", "64"],
-        &["--device", "sim:queue-size=2", "--in-flight", "9", "--threads", "3"],
+        &["--device", "sim:queue-size=4", "--in-flight", "9", "--threads", "3"],
         &["--in-flight", "1"],
         &["--idle", "spin"],
         &["--idle", "interrupt", "--core", "0"],
     ] {
         for wake in ["callback", "fd"] {
-            for extra in [&[][..], &["--decrypt", "--op", "aes-256-ctr"]] {
+            for extra in [&[][..], &["--decrypt", "--op", "aes-256-cbc"]] {
                 let limit = ["--ops", "5000", "--wake", wake];
                 let args: Vec<&str> = options.iter().chain(&limit).chain(extra).copied().collect();
                 let objects = measure(&args);

@@ -191,7 +191,9 @@ pub fn model<T>(event_idx: bool) -> Model<T> {
     let signal = Flag::default();
     let wake = Arc::new(Wake::new(signal.clone()));
     let room = Arc::new(Room::new());
-    let Some(epoch) = ForkPage::new().ok().and_then(|page| page.epoch(1)) else { unreachable!("no pages in a model") };
+    let Some(epoch) = ForkPage::new().ok().and_then(|page| page.epoch(1)) else {
+        unreachable!("no pages in a model")
+    };
     let (submitter, completer) = queue(QueueParts {
         memory: memory.clone(),
         shift: 0,

@@ -88,12 +88,8 @@ pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
 pub fn run(request: Request, ctx: &WaitCtx) -> Completion {
     let device = request.device().clone();
     device.submit_wait(request, ctx, FOR_EVER).map_err(|r: Refused| r.to_error()).expect("accepted");
-    let mut done = None;
-    wait_until("a completion", || {
-        done = ctx.take();
-        done.is_some()
-    });
-    done.expect("a completion")
+    wait_until("a completion", || !ctx.is_busy());
+    ctx.take().expect("a completion")
 }
 
 /// Submits without waiting; what must be accepted.
@@ -128,4 +124,14 @@ pub fn oracle(cipher: Cipher, direction: Direction, key: &[u8], iv: &[u8], data:
     len += crypter.finalize(&mut out[len..]).expect("libcrypto");
     out.truncate(len);
     out
+}
+
+/// After sessions came and went, all memory is back, but for the spare buffers of its control queue:
+/// at most 8 of 256 bytes, which it keeps.
+pub fn assert_all_back(device: &Device, free: usize) {
+    let kept = free.checked_sub(device.free_bytes());
+    assert!(
+        kept.is_some_and(|kept| kept <= 8 * 256 && kept.is_multiple_of(256)),
+        "a buffer is lost: {kept:?} bytes"
+    );
 }

@@ -54,7 +54,7 @@ impl Chain {
 
     /// Whether the last chunk may have `len` bytes.
     pub(super) fn can_end_with(&self, len: usize) -> bool {
-        len % self.cipher.granule() == 0
+        len.is_multiple_of(self.cipher.granule())
     }
 
     /// The IV of the chunk with this input, where it is known before the one before is done.

@@ -90,7 +90,8 @@ pub(super) fn run(
         ..Default::default()
     };
     let library = |what: &'static str| move |e| Error::library(what, e);
-    let poller = ManualPoller::new(&[device.clone()], config).map_err(library("poll the device"))?;
+    let poller =
+        ManualPoller::new(std::slice::from_ref(device), config).map_err(library("poll the device"))?;
     let (wanted, chunks) = if chain.serial() { SERIAL } else { PARALLEL };
     let most = usize::try_from(device.capabilities().max_request).unwrap_or(wanted);
     let chunk_len = wanted.min(most) / BLOCK * BLOCK;

@@ -63,8 +63,8 @@ pub(super) fn measure(plan: &Plan, interrupt: &Interrupt) -> Result<Measured> {
         slow_callback: Duration::from_millis(50),
         ..Default::default()
     };
-    let poller =
-        ManualPoller::new(&[device.clone()], config).map_err(|e| Error::library("make a poller", e))?;
+    let poller = ManualPoller::new(std::slice::from_ref(&device), config)
+        .map_err(|e| Error::library("make a poller", e))?;
     let queue = device.owned_queue().map_err(|e| Error::library("take a queue", e))?;
     let key = work::key(plan, &device)?;
     let (pool, jobs) = Pool::new(plan)?;
