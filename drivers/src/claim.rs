@@ -123,9 +123,18 @@ impl<T> Shared<T> {
     ///
     /// The wait is as long as the rest of the callback, which is small by contract.
     pub fn quiesce(&self) -> bool {
-        let detached = self.detach();
-        self.wait_for_calls();
-        detached
+        let mut detached = false;
+        loop {
+            detached |= self.detach();
+            // Acquire: pairs with the Release in Calling's drop.
+            let word = self.block().word.load(Ordering::Acquire);
+            // A call that runs may submit again: what it submits is given up in the next round.
+            let is_given_up = word & BUSY == 0 || word & DETACHED != 0;
+            if is_given_up && (word & CALLS == 0 || is_calling(self.block.as_ptr().cast())) {
+                return detached;
+            }
+            yield_now();
+        }
     }
 
     /// Waits until no call for this value runs on another thread. Inside such a call it returns at

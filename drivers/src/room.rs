@@ -64,7 +64,10 @@ impl Room {
             std::mem::take(&mut *waiters)
         };
         for waiter in waiters {
-            waiter();
+            // One that panics must not keep the others asleep, nor end the poll thread.
+            if std::panic::catch_unwind(std::panic::AssertUnwindSafe(waiter)).is_err() {
+                tracing::error!("a waiter for room panicked");
+            }
         }
     }
 }

@@ -132,13 +132,14 @@ impl Waiter {
         if let Some(ring) = &mut self.ring
             && events.len() >= SIGNALS_WORTH_A_RING
         {
-            for batch in events.chunks(ENTRIES as usize / 2) {
-                if let Err(error) = signal_ring(ring, batch) {
-                    tracing::debug!(%error, "signals by io_uring failed, writing them one by one");
-                    batch.iter().for_each(|event| EventSignal(Arc::clone(event)).signal());
+            match events.chunks(ENTRIES as usize / 2).try_for_each(|batch| signal_ring(ring, batch)) {
+                Ok(()) => return,
+                Err(error) => {
+                    // What was not submitted names fds that may be closed by then: away with it all.
+                    tracing::warn!(%error, "io_uring failed, the poll thread uses poll(2) from now on");
+                    self.ring = None;
                 }
             }
-            return;
         }
         for event in events {
             // As in EventSignal.

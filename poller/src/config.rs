@@ -140,14 +140,13 @@ impl PollerConfig {
         Ok(())
     }
 
-    /// The tick of the deadlines: an eighth of the timeout.
+    /// How often deadlines, stalls and the device's health are looked at: twice in an eighth of the
+    /// shorter limit (a request is found up to one look late, and ended up to one look late), and at
+    /// least eight times a second.
     pub(crate) fn tick(&self) -> Duration {
-        self.request_timeout / TICKS_IN_TIMEOUT.into()
+        (self.request_timeout.min(self.stall_limit) / 16).min(Duration::from_millis(125))
     }
 }
-
-/// Ticks that a request may live.
-pub(crate) const TICKS_IN_TIMEOUT: u8 = 8;
 
 /// Where a poller gets its time from.
 #[derive(Clone, Debug, Default)]

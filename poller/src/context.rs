@@ -75,10 +75,6 @@ impl Inner {
         drop(self.mailbox.put(body));
     }
 
-    pub(crate) fn take_body(&self) -> Option<Box<Body>> {
-        self.mailbox.take()
-    }
-
     #[inline(always)]
     pub(crate) fn wake(&self) -> &Wake {
         &self.wake

@@ -13,7 +13,7 @@ use ringbell_drivers::virtqueue::Drained;
 use ringbell_drivers::wait::Waiter;
 use ringbell_drivers::{Error, Result};
 
-use crate::config::{ClockReader, PollerConfig, TICKS_IN_TIMEOUT};
+use crate::config::{ClockReader, PollerConfig};
 use crate::context::{ContextClaim, Delivery, Status, Wake, is_claim_of};
 use crate::device::{CompleteSide, Device, Inner, Message, SubmitSide};
 use crate::request::{Answer, Body, Fault, InFlight};
@@ -87,7 +87,7 @@ fn deliver_otherwise(
     }
 }
 
-/// Delivers to a context without a callback: into its mailbox, before it becomes idle.
+/// Delivers to a context without a callback: into its mailbox.
 fn deliver_silently(
     claim: ContextClaim,
     seen: Seen,
@@ -96,20 +96,16 @@ fn deliver_silently(
     fds: &mut Vec<Arc<EventFd>>,
 ) {
     let answered = body.outcome.is_ok();
-    claim.put(body);
     match claim.begin(seen) {
         Ok(calling) => {
             tally.errors += u64::from(!answered);
+            // Inside the call, for which `take` waits: the context is idle by now.
+            calling.shared().put(body);
             if let Wake::Fd(fd) = calling.shared().wake() {
                 fds.push(Arc::clone(fd));
             }
         }
-        Err(claim) => {
-            // Detached meanwhile: nobody may see the result.
-            drop(claim.take_body());
-            drop(claim);
-            tally.detached += 1;
-        }
+        Err(claim) => given_up(claim, body, tally),
     }
 }
 
@@ -166,8 +162,10 @@ struct QueueLane {
     /// Slots whose request has ended and which the device still holds.
     quarantined: u32,
     /// What had been returned at the last tick, and since when nothing has.
-    last_returned: u32,
+    last_returned: u64,
     no_progress_since: Option<Duration>,
+    /// The device has announced completions while it had no request.
+    suspicious: bool,
 }
 
 impl QueueLane {
@@ -180,21 +178,22 @@ impl QueueLane {
         self.in_flight().saturating_sub(self.quarantined)
     }
 
-    /// Ends requests early: their claims were taken out, their buffers stay.
+    /// Ends requests early: their claims were taken out, their buffers stay. Returns how many were
+    /// delivered; the others had been given up.
     fn end_early(
         &mut self,
         ended: Vec<(ContextClaim, Box<Body>)>,
         fault: Fault,
         fds: &mut Vec<Arc<EventFd>>,
-    ) {
+    ) -> u64 {
         let mut tally = Tally::default();
-        let count = ended.len();
+        self.quarantined += ended.len() as u32;
+        self.side.counters.complete.quarantined.set(self.quarantined.into());
         for (claim, body) in ended {
             deliver_caught(claim, body, fault, &mut tally, fds);
         }
-        self.quarantined += count as u32;
         tally.add_to(&self.side.counters);
-        self.side.counters.complete.quarantined.add(count as u64);
+        tally.errors
     }
 }
 
@@ -276,11 +275,29 @@ impl Core {
                 }
             }
         }
-        // Last, since it cannot be undone: a device has one poller.
-        for device in devices {
-            let queues = device.inner().take_completers()?.into_iter();
-            let queues = queues
-                .map(|side| QueueLane { side, quarantined: 0, last_returned: 0, no_progress_since: None })
+        // Last, and all or none: a device has one poller.
+        let mut taken = Vec::with_capacity(devices.len());
+        for device in &devices {
+            match device.inner().take_completers() {
+                Ok(sides) => taken.push(sides),
+                Err(error) => {
+                    for (device, sides) in devices.iter().zip(taken) {
+                        device.inner().give_completers_back(sides);
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        for (device, sides) in devices.into_iter().zip(taken) {
+            let queues = sides
+                .into_iter()
+                .map(|side| QueueLane {
+                    side,
+                    quarantined: 0,
+                    last_returned: 0,
+                    no_progress_since: None,
+                    suspicious: false,
+                })
                 .collect();
             lanes.push(Lane { device, queues, ended: false });
         }
@@ -343,7 +360,7 @@ impl Core {
         let mut work = 0;
         let mut fault = None;
         for queue in &mut lane.queues {
-            if queue.in_flight() == 0 {
+            if queue.in_flight() == 0 && !queue.suspicious {
                 continue;
             }
             let drained = drain(queue, config.budget, fds, slow);
@@ -384,8 +401,12 @@ impl Core {
     /// One tick: deadlines, stalls, the device's own state.
     #[cold]
     fn tick(&mut self, now: Duration) {
-        // From now on, not from when it was due: a late tick must not make the next one early.
-        self.next_tick = now + self.config.tick();
+        // On a fixed grid, but never in the past.
+        let step = self.config.tick();
+        self.next_tick += step;
+        if self.next_tick <= now {
+            self.next_tick = now + step;
+        }
         self.slow.report(now);
         for index in 0..self.lanes.len() {
             if let Err(error) = self.tick_lane(index, now) {
@@ -414,7 +435,7 @@ impl Core {
             }
             busy = true;
             let mut late = Vec::new();
-            queue.side.completer.ring().tick(TICKS_IN_TIMEOUT, |entry| {
+            queue.side.completer.ring().tick(now, config.request_timeout, |entry| {
                 if let Some(claim) = entry.claim.take() {
                     late.push((claim, entry.body.without_buffers()));
                 }
@@ -422,8 +443,8 @@ impl Core {
             if !late.is_empty() {
                 tracing::warn!(device = address, requests = late.len(), "requests were not answered in time");
                 lane.device.inner().state.set(address, DeviceState::Suspect);
-                queue.side.counters.complete.expired.add(late.len() as u64);
-                queue.end_early(late, Fault::TimedOut, fds);
+                let expired = queue.end_early(late, Fault::TimedOut, fds);
+                queue.side.counters.complete.expired.add(expired);
             }
             quarantined += queue.quarantined;
             let returned = queue.side.completer.ring().returned();
@@ -547,7 +568,12 @@ impl Core {
             }
             quiet &= !lane.device.inner().has_messages.load(Ordering::Relaxed);
             for queue in &mut lane.queues {
-                quiet &= queue.side.completer.ring().arm();
+                let ring = queue.side.completer.ring();
+                if !ring.arm() {
+                    quiet = false;
+                    // It announces completions of nothing: the drain says what is wrong.
+                    queue.suspicious = ring.in_flight() == 0;
+                }
             }
             quiet &= !engine.control_pending() || engine.arm_control();
         }
@@ -628,7 +654,7 @@ impl Core {
 
     /// Completions that the devices have announced and that are not taken yet.
     pub(crate) fn ready(&mut self) -> u64 {
-        let live = self.lanes.iter_mut().filter(|lane| !lane.ended);
+        let live = self.lanes.iter_mut().filter(|lane| !lane.ended && !lane.inner().is_child());
         live.flat_map(|lane| &mut lane.queues)
             .map(|queue| u64::from(queue.side.completer.ring().ready()))
             .sum()
@@ -729,7 +755,7 @@ fn drain_caught(
             }
             Err(_) => {
                 tally.panics += 1;
-                all.completed += queue.side.completer.ring().returned().wrapping_sub(before) as usize;
+                all.completed += queue.side.completer.ring().returned().saturating_sub(before) as usize;
                 if all.completed >= budget {
                     return all;
                 }
@@ -817,8 +843,8 @@ fn take_messages(lane: &mut Lane, fds: &mut Vec<Arc<EventFd>>) {
                         }
                     });
                     if !found.is_empty() {
-                        queue.side.counters.complete.canceled.add(found.len() as u64);
-                        queue.end_early(found, Fault::Canceled, fds);
+                        let canceled = queue.end_early(found, Fault::Canceled, fds);
+                        queue.side.counters.complete.canceled.add(canceled);
                     }
                 }
             }

@@ -17,13 +17,13 @@ use ringbell_drivers::{Error, Result};
 use zeroize::Zeroizing;
 
 use crate::config::DeviceOptions;
-use crate::context::{Target, WaitCtx};
+use crate::context::{Status, Target, WaitCtx};
 use crate::core::Withdrawn;
 use crate::key::{CipherKey, KeyInner};
 use crate::owned::{self, OwnedQueue};
 use crate::request::{InFlight, Reason, Refused, Request};
 use crate::state::{DeviceState, StateCell};
-use crate::stats::{QueueCounters, Stats};
+use crate::stats::{Counter, QueueCounters, Stats};
 
 /// The submit half of a queue, as the shared queues and the owned ones have it.
 pub(crate) struct SubmitSide {
@@ -51,6 +51,9 @@ pub(crate) struct Inner {
     /// `None` where a queue is owned.
     shared: Box<[CachePadded<Mutex<Option<SubmitSide>>>]>,
     counters: Vec<Arc<QueueCounters>>,
+    /// Refusals by the shared queues; those by an owned queue are in its counters.
+    eagain: Counter,
+    refused: Counter,
     /// Until a poller takes them.
     completers: Mutex<Option<Vec<CompleteSide>>>,
     pub(crate) messages: SegQueue<Message>,
@@ -131,6 +134,8 @@ impl Device {
             engine,
             shared: shared.into(),
             counters: all_counters,
+            eagain: Counter::default(),
+            refused: Counter::default(),
             completers: Mutex::new(Some(completers)),
             messages: SegQueue::new(),
             has_messages: AtomicBool::new(false),
@@ -255,7 +260,7 @@ impl Device {
             Ok(()) => return Ok(()),
             Err(refused) => refused,
         };
-        while refused.status() == crate::Status::Eagain {
+        while refused.status() == Status::Eagain {
             let thread = std::thread::current();
             let woken = Arc::new(AtomicBool::new(false));
             let flag = Arc::clone(&woken);
@@ -267,7 +272,7 @@ impl Device {
                 Ok(()) => return Ok(()),
                 Err(refused) => refused,
             };
-            if refused.status() != crate::Status::Eagain {
+            if refused.status() != Status::Eagain || start.elapsed() >= limit {
                 break;
             }
             while !woken.load(Ordering::Acquire) {
@@ -287,6 +292,8 @@ impl Device {
         for counters in &self.0.counters {
             stats.add(counters);
         }
+        stats.eagain += self.0.eagain.get();
+        stats.refused += self.0.refused.get();
         stats.leaked_bytes = self.0.leaked_bytes.load(Ordering::Relaxed);
         stats
     }
@@ -328,6 +335,11 @@ impl Inner {
             .ok_or_else(|| Error::Invalid(format!("device {} has a poller already", self.engine.address())))
     }
 
+    /// Undoes [`take_completers`](Self::take_completers).
+    pub(crate) fn give_completers_back(&self, sides: Vec<CompleteSide>) {
+        *lock(&self.completers) = Some(sides);
+    }
+
     /// Sends a message to the poll thread.
     pub(crate) fn send(&self, message: Message) {
         self.messages.push(message);
@@ -343,14 +355,25 @@ impl Inner {
         self.engine.room().announce();
     }
 
-    /// Submits one request to a shared queue, under its lock.
+    /// Submits one request to a shared queue.
+    #[inline]
     pub(crate) fn submit<T: Target>(&self, request: Request, ctx: &T) -> Result<(), Refused> {
+        self.submit_shared(request, ctx).inspect_err(|refused| {
+            let counter = if refused.status() == Status::Eagain { &self.eagain } else { &self.refused };
+            counter.add_shared(1);
+        })
+    }
+
+    /// To the first shared queue that has room, each under its lock.
+    fn submit_shared<T: Target>(&self, request: Request, ctx: &T) -> Result<(), Refused> {
         // Before any lock: in a child a lock may be held by a thread that is not there.
         if self.generation.is_child() {
             return Err(owned::refuse(request, ctx, Reason::Forked));
         }
         let count = self.shared.len();
         let first = if count == 1 { 0 } else { thread_number() % count };
+        let mut request = request;
+        let mut full = false;
         for index in (first..count).chain(0..first) {
             let Some(queue) = self.shared.get(index) else { continue };
             let mut guard = lock(queue);
@@ -362,10 +385,18 @@ impl Inner {
                 if let Some(withdrawn) = withdrawn {
                     withdrawn.deliver(self);
                 }
-                return outcome;
+                match outcome {
+                    // Another queue may have room.
+                    Err(refused) if refused.reason() == Reason::RingFull => {
+                        full = true;
+                        request = refused.into_request();
+                    }
+                    outcome => return outcome,
+                }
             }
         }
-        Err(owned::refuse(request, ctx, Reason::NoSharedQueue))
+        let reason = if full { Reason::RingFull } else { Reason::NoSharedQueue };
+        Err(owned::refuse(request, ctx, reason))
     }
 }
 

@@ -39,6 +39,11 @@ impl OwnedQueue {
     pub fn submit<T: Target>(&mut self, request: Request, ctx: &T) -> Result<(), Refused> {
         let (device, side) = self.parts();
         let outcome = submit_one(device, side, request, ctx);
+        if let Err(refused) = &outcome {
+            let mut refusals = Refusals::default();
+            refusals.count(refused.reason());
+            refusals.add_to(side);
+        }
         if side.submitter.has_withdrawn() {
             Withdrawn::take(side).deliver(device);
         }
@@ -62,18 +67,31 @@ impl OwnedQueue {
         let (device, side) = self.parts();
         let down = side.submitter.check().err().map(Reason::from);
         let before = side.submitter.accepted();
-        let mut refused = Refusals::default();
-        let result = side
-            .submitter
-            .burst_unchecked(|ring| f(&mut OwnedBurst { ring, device, down, refused: &mut refused }));
-        side.count_accepted(before);
-        if refused.any() {
-            refused.add_to(side);
+        // Settles in its Drop: also when `f` panics, after what it had submitted was published.
+        let mut settle = Settle { device, side, before, refused: Refusals::default() };
+        let Settle { side, refused, .. } = &mut settle;
+        side.submitter.burst_unchecked(|ring| f(&mut OwnedBurst { ring, device, down, refused }))
+    }
+}
+
+/// The end of a burst: counts, and ends what was withdrawn.
+struct Settle<'a> {
+    device: &'a Inner,
+    side: &'a mut SubmitSide,
+    before: u64,
+    refused: Refusals,
+}
+
+impl Drop for Settle<'_> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        self.side.count_accepted(self.before);
+        if self.refused.any() {
+            self.refused.add_to(self.side);
         }
-        if side.submitter.has_withdrawn() {
-            Withdrawn::take(side).deliver(device);
+        if self.side.submitter.has_withdrawn() {
+            Withdrawn::take(self.side).deliver(self.device);
         }
-        result
     }
 }
 
@@ -133,9 +151,8 @@ impl Refusals {
 impl SubmitSide {
     /// Counts what has been published since the queue had accepted `before`.
     #[inline(always)]
-    fn count_accepted(&self, before: u32) {
-        let accepted = self.submitter.accepted().wrapping_sub(before);
-        self.counters.submit.accepted.add(accepted.into());
+    fn count_accepted(&self, before: u64) {
+        self.counters.submit.accepted.add(self.submitter.accepted() - before);
     }
 }
 
@@ -217,7 +234,8 @@ fn refuse_claimed(request: Request, claim: crate::context::ContextClaim, reason:
     Refused::new(request, reason)
 }
 
-/// A burst of one. Afterwards there may be withdrawn entries, to be delivered without a lock.
+/// A burst of one. A refusal is the caller's to count. Afterwards there may be withdrawn entries, to
+/// be delivered without a lock.
 #[inline]
 pub(crate) fn submit_one<T: Target>(
     device: &Inner,
@@ -226,16 +244,10 @@ pub(crate) fn submit_one<T: Target>(
     ctx: &T,
 ) -> Result<(), Refused> {
     if let Err(closed) = side.submitter.check() {
-        side.counters.submit.refused.add(1);
         return Err(refuse(request, ctx, closed.into()));
     }
     let before = side.submitter.accepted();
     let outcome = side.submitter.burst_unchecked(|ring| push(device, ring, request, ctx));
     side.count_accepted(before);
-    if let Err(refused) = &outcome {
-        let mut refusals = Refusals::default();
-        refusals.count(refused.reason());
-        refusals.add_to(side);
-    }
     outcome
 }

@@ -66,19 +66,18 @@ impl PollerBuilder {
     /// No device, a device that has a poller already, a configuration out of range, a core that this
     /// process may not use, or the system's.
     pub fn spawn(self) -> Result<Poller> {
+        self.config.check()?;
         let idle = self.config.idle;
         let core_number = self.config.core;
         let name = self.config.thread_name.clone();
-        let core = Core::new(self.devices.clone(), self.config)?;
         let control = Arc::new(Control::default());
         let shared = Arc::clone(&control);
         let (started, ready) = std::sync::mpsc::channel();
+        let (give_core, core) = std::sync::mpsc::channel();
         let run = move || {
-            let prepared = prepare_thread(core_number);
-            let go = prepared.is_ok();
-            let told = started.send(prepared).is_ok();
-            drop(started);
-            if go && told {
+            let told = started.send(prepare_thread(core_number)).is_ok();
+            // The core comes when the thread is known to be fit, and not at all where that fails.
+            if let (true, Ok(core)) = (told, core.recv()) {
                 run(core, &shared, idle);
             }
         };
@@ -87,6 +86,8 @@ impl PollerBuilder {
             .spawn(run)
             .map_err(|e| Error::io("start the poll thread", e))?;
         ready.recv().map_err(|_| Error::Down("without a poll thread: it died"))??;
+        let core = Core::new(self.devices.clone(), self.config)?;
+        give_core.send(core).map_err(|_| Error::Down("without a poll thread: it died"))?;
         let thread_id = thread.thread().id();
         Ok(Poller { devices: self.devices, control, thread: Some(thread), thread_id })
     }
@@ -168,15 +169,17 @@ fn run(mut core: Core, control: &Control, idle: IdlePolicy) {
     let mut last_work = ticks();
     let mut empty = 0_u32;
     loop {
-        if core.pass() > 0 {
-            empty = 0;
-            continue;
-        }
+        let work = core.pass();
+        // Also while there is work: callbacks that submit again must not keep a shutdown waiting.
         if control.stop.load(Ordering::Acquire) {
             core.close();
             if core.is_over() {
                 return;
             }
+        }
+        if work > 0 {
+            empty = 0;
+            continue;
         }
         if empty == 0 {
             last_work = ticks();

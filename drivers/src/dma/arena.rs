@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use offset_allocator::{Allocation, Allocator};
 
 use super::SharedMemory;
+use super::memory::PAGE;
 use crate::error::{Error, Result};
 use crate::pci::{DmaMapping, PciFunction};
 use crate::room::Room;
@@ -50,7 +51,8 @@ pub struct Arena {
 struct Cut {
     offset: usize,
     iova: u64,
-    units: u32,
+    /// The most units that a buffer can ever have.
+    most: u32,
     allocator: Allocator<u32>,
 }
 
@@ -70,12 +72,19 @@ impl Arena {
         let memory = SharedMemory::create(options.bytes, options.huge_pages)?;
         let mapping = function.map_dma(memory.fd(), 0, memory.len() as u64)?;
         let mut cuts = Vec::with_capacity(mapping.segments.len());
+        let mut end = 0;
         for segment in &mapping.segments {
             let inside =
                 segment.offset.checked_add(segment.len).is_some_and(|end| end <= memory.len() as u64)
                     && segment.iova.checked_add(segment.len).is_some();
             let units = u32::try_from(segment.len / UNIT as u64).ok();
-            let (Ok(offset), Some(units), true) = (usize::try_from(segment.offset), units, inside) else {
+            // In the order of the file, without overlap, on whole pages: pieces are aligned and
+            // nobody else's.
+            let aligned =
+                (segment.offset | segment.iova).is_multiple_of(PAGE as u64) && segment.offset >= end;
+            end = segment.offset.saturating_add(segment.len);
+            let sound = inside && aligned;
+            let (Ok(offset), Some(units), true) = (usize::try_from(segment.offset), units, sound) else {
                 return Err(Error::NotUsable {
                     device: function.address().to_owned(),
                     why: format!("its DMA mapping is impossible: {segment:?}"),
@@ -83,7 +92,7 @@ impl Arena {
             };
             let most = units.clamp(64, 1 << 16);
             let allocator = Allocator::with_max_allocs(units, most);
-            cuts.push(Cut { offset, iova: segment.iova, units, allocator });
+            cuts.push(Cut { offset, iova: segment.iova, most: units, allocator });
         }
         tracing::debug!(
             device = function.address(),
@@ -108,12 +117,26 @@ impl Arena {
 
     /// Bytes of the largest buffer that the arena could ever hold.
     pub fn largest(&self) -> usize {
+        if self.memory.is_inherited() {
+            return 0;
+        }
         let cuts = self.lock();
-        cuts.iter().map(|cut| cut.units as usize * UNIT).max().unwrap_or(0)
+        cuts.iter().map(|cut| cut.most as usize * UNIT).max().unwrap_or(0)
+    }
+
+    /// What is in use now stays for the arena's life (the rings): the largest buffer that can ever
+    /// be had is what is free in one piece now.
+    pub fn settle(&self) {
+        for cut in self.lock().iter_mut() {
+            cut.most = cut.allocator.storage_report().largest_free_region;
+        }
     }
 
     /// Bytes that are free at the moment, in pieces of any size.
     pub fn free_bytes(&self) -> usize {
+        if self.memory.is_inherited() {
+            return 0; // The lock may be held by a thread that is not there.
+        }
         let cuts = self.lock();
         cuts.iter().map(|cut| cut.allocator.storage_report().total_free_space as usize * UNIT).sum()
     }
@@ -134,7 +157,7 @@ impl Arena {
         let mut possible = false;
         for (index, cut) in cuts.iter_mut().enumerate() {
             let Ok(units) = u32::try_from(units) else { break };
-            if units > cut.units {
+            if units > cut.most {
                 continue;
             }
             possible = true;

@@ -75,7 +75,7 @@ impl Epoch {
 
     /// The word.
     #[inline]
-    pub fn word(&self) -> &AtomicU64 {
+    pub(crate) fn word(&self) -> &AtomicU64 {
         self.page.word(self.index)
     }
 
@@ -89,7 +89,7 @@ impl Epoch {
     ///
     /// The store is followed by the full fence of ordering.rs, (C): what a submitter published
     /// before it could see the new word is visible to the caller afterwards.
-    pub fn mark(&self, bits: u64) {
+    pub(crate) fn mark(&self, bits: u64) {
         let epoch = self.word().load(Ordering::Relaxed);
         self.word().store(epoch | bits, Ordering::Relaxed);
         crate::primitive::atomic::fence(Ordering::SeqCst);

@@ -117,8 +117,8 @@ impl SharedMemory {
         let generation = ForkPage::new()?;
         let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         // SAFETY: a new map at an address of the kernel's choice; it replaces nothing.
-        // MAP_POPULATE takes the pages now, so that a lack of huge pages is an error here and not
-        // a SIGBUS later, and no page is taken on the hot path.
+        // Huge pages are reserved here, so that a lack of them is an error now and not a SIGBUS
+        // later; MAP_POPULATE takes all pages now, so that none is taken on the hot path.
         let base = unsafe {
             mmap(None, size, protection, MapFlags::MAP_SHARED | MapFlags::MAP_POPULATE, &fd, offset)
         }

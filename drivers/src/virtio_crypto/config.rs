@@ -8,6 +8,9 @@ use crate::error::{Error, Result};
 use crate::virtio::Transport;
 use std::time::Duration;
 
+/// The longest request that fits the lengths on the wire, with room for a status byte.
+const LONGEST: u64 = (u32::MAX / 2) as u64;
+
 /// The configuration, read once and checked.
 #[derive(Clone, Debug)]
 pub(super) struct Offer {
@@ -62,8 +65,8 @@ impl Offer {
             // 0 or absent: no limit stated. Else it limits the variable-length part of a request,
             // which is IV, source and destination together (5.9.4). Lengths on the wire have 32 bits.
             max_request: match max_size {
-                0 => u32::MAX.into(),
-                size => (size.saturating_sub(16) / 2).min(u32::MAX.into()),
+                0 => LONGEST,
+                size => (size.saturating_sub(16) / 2).min(LONGEST),
             },
         })
     }

@@ -105,7 +105,10 @@ impl Control {
 
     /// Puts a command into the ring; gives it back where the ring is full.
     fn submit(&mut self, mut buffer: DmaBuffer, command: Command) -> Result<Option<Command>> {
+        self.submitter.check().map_err(|_| Error::Down("closed"))?;
         buffer.fill(0);
+        // Not in the specification: a device that answers without writing is found out.
+        buffer[REPLY..].fill(0xff);
         let (readable, writable) = fill(&mut buffer, &command);
         let (request, reply) = (buffer.iova(), buffer.iova() + REPLY as u64);
         let mut left = None;

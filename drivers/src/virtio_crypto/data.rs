@@ -270,8 +270,8 @@ impl<T> DataSubmitter<T> {
         self.ring.capacity()
     }
 
-    /// Requests accepted so far, wrapping.
-    pub fn accepted(&self) -> u32 {
+    /// Requests accepted so far.
+    pub fn accepted(&self) -> u64 {
         self.ring.accepted()
     }
 

@@ -79,8 +79,12 @@ pub struct VirtioCrypto {
     commands: SegQueue<Command>,
     /// Commands outstanding, for a look without the lock.
     control_pending: AtomicU32,
+    /// The control queue had a fault.
+    broken: AtomicBool,
     /// Stopped: no device any more.
     down: AtomicBool,
+    /// How stopping it went; locked while that is under way.
+    stopped: Mutex<Option<bool>>,
     fork: Arc<ForkPage>,
 }
 
@@ -157,6 +161,7 @@ impl VirtioCrypto {
             queues.push(maker.data_queue(index, options.queue_size, indirect)?);
         }
         let control = maker.control_queue(offer.data_queues, options.limit)?;
+        arena.settle();
         transport.set_driver_ok()?;
         if transport.status()? & status::NEEDS_RESET != 0 {
             return Err(Error::NotUsable {
@@ -190,7 +195,9 @@ impl VirtioCrypto {
             control: Mutex::new(control),
             commands: SegQueue::new(),
             control_pending: AtomicU32::new(0),
+            broken: AtomicBool::new(false),
             down: AtomicBool::new(false),
+            stopped: Mutex::new(None),
             fork,
             transport,
         });
@@ -252,6 +259,11 @@ impl VirtioCrypto {
             self.control_pending.fetch_sub(answered, Ordering::SeqCst);
             sent.and(progress)
         };
+        if progress.is_err() && !self.broken.swap(true, Ordering::AcqRel) {
+            // Whoever saw it first, the poll thread has to see it too.
+            self.control_pending.fetch_add(1, Ordering::SeqCst);
+            self.wake.wake();
+        }
         // Without the lock: a waiter may submit, and so start a session.
         if matches!(progress, Ok(true)) {
             self.room.announce();
@@ -298,6 +310,9 @@ impl VirtioCrypto {
     }
 
     fn offered(&self) -> Vec<Cipher> {
+        if self.fork.is_child() {
+            return Vec::new(); // The lock may be held by a thread that is not there.
+        }
         let sessions = self.sessions();
         self.offer.ciphers.iter().copied().filter(|cipher| !sessions.refused.contains(cipher)).collect()
     }
@@ -372,7 +387,8 @@ impl QueueMaker<'_> {
     fn data_queue<T>(&self, index: u16, most: u16, indirect: bool) -> Result<DataQueue<T>> {
         let size = self.transport.queue_size(index)?.min(most);
         let shift = if indirect { 0 } else { data::CHAIN_SHIFT };
-        if size >> shift == 0 {
+        // An indirect table must not be longer than the queue either (2.7.5.3.1).
+        if usize::from(size) < data::CHAIN {
             return Err(Error::NotUsable {
                 device: self.transport.function().address().to_owned(),
                 why: format!("its queue {index} holds {size} descriptors, fewer than one request takes"),
@@ -506,6 +522,7 @@ impl Engine for VirtioCrypto {
         let start = Instant::now();
         let mut pause = Duration::from_micros(5);
         loop {
+            self.check_up()?;
             match session.state() {
                 SessionState::Live => return Ok(()),
                 SessionState::Refused => {
@@ -524,13 +541,15 @@ impl Engine for VirtioCrypto {
             if start.elapsed() >= limit {
                 return Err(Error::Timeout { what: "create a session", limit });
             }
-            self.check_up()?;
             std::thread::sleep(pause);
             pause = (pause * 2).min(Duration::from_millis(1));
         }
     }
 
     fn poll_control(&self) -> Result<bool> {
+        if self.broken.load(Ordering::Acquire) {
+            return Err(Error::Down("faulty: its control queue does not work"));
+        }
         self.poll_answers()
     }
 
@@ -540,7 +559,9 @@ impl Engine for VirtioCrypto {
     }
 
     fn arm_control(&self) -> bool {
-        self.control().arm()
+        // The caller has executed a full fence since it said that it sleeps, so a command that came
+        // before is seen here, and one that comes later signals (ordering.rs, (E)).
+        self.commands.is_empty() && self.control().arm()
     }
 
     fn check_health(&self) -> Result<()> {
@@ -558,8 +579,14 @@ impl Engine for VirtioCrypto {
     }
 
     fn stop(&self) -> Result<()> {
-        if self.fork.is_child() || self.down.swap(true, Ordering::AcqRel) {
+        if self.fork.is_child() {
             return Ok(());
+        }
+        let mut outcome = self.stopped.lock().unwrap_or_else(PoisonError::into_inner);
+        match *outcome {
+            Some(true) => return Ok(()),
+            Some(false) => return Err(Error::Down("not stopped: an earlier try failed")),
+            None => self.down.store(true, Ordering::Release),
         }
         let stopped = {
             let mut control = self.control();
@@ -578,6 +605,8 @@ impl Engine for VirtioCrypto {
             }
             stopped
         };
+        *outcome = Some(stopped.is_ok());
+        drop(outcome);
         self.room.announce();
         match &stopped {
             Ok(()) => tracing::info!(device = self.address(), "device stopped"),

@@ -16,6 +16,8 @@ const MOST_IDLE: usize = 64;
 pub(super) struct Sessions {
     by_key: HashMap<SessionSpec, Arc<Session>>,
     clock: u64,
+    /// Number of sessions at which to look for those that can be forgotten.
+    prune_at: usize,
     /// Ciphers that the device offered and then refused.
     pub(super) refused: HashSet<Cipher>,
 }
@@ -29,7 +31,14 @@ impl Sessions {
             session.touched.store(clock, Ordering::Relaxed);
             return (Arc::clone(session), None);
         }
-        let idle = self.by_key.values().filter(|session| is_idle(session)).count();
+        // What nobody holds and the device does not have is forgotten, now and then.
+        if self.by_key.len() >= self.prune_at {
+            self.by_key.retain(|_, session| {
+                !is_idle(session) || matches!(session.state(), SessionState::Live | SessionState::Creating)
+            });
+            self.prune_at = 2 * self.by_key.len().max(MOST_IDLE);
+        }
+        let idle = self.live().filter(|session| is_idle(session)).count();
         let evicted = if idle >= MOST_IDLE { self.evict() } else { None };
         let session = Arc::new(Session::new(spec.clone()));
         session.touched.store(clock, Ordering::Relaxed);

@@ -1,9 +1,10 @@
 //! The completing half: the poll thread's.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::RingMemory;
-use super::slots::Shared;
+use super::slots::{Shared, is_published};
 use crate::dma::Epoch;
 use crate::error::Lie;
 use crate::primitive::atomic::{Ordering, fence};
@@ -27,19 +28,22 @@ pub struct Completer<T, M: RingMemory> {
     shared: Arc<Shared<T, M>>,
     last_used: u16,
     /// Requests that the device has returned.
-    completed: u32,
+    completed: u64,
     free_tail: u32,
     event_idx: bool,
     room: Arc<Room>,
-    /// For each slot: the state that the last tick saw there, and for how many ticks.
-    ages: Box<[(u32, u8)]>,
+    /// Reaped: entries may belong to the submit half now, so nothing is touched any more.
+    reaped: bool,
+    /// For each slot: the state that a tick saw there first, and when.
+    ages: Box<[(u64, Duration)]>,
 }
 
 impl<T, M: RingMemory> Completer<T, M> {
     pub(super) fn new(shared: Arc<Shared<T, M>>, event_idx: bool, room: Arc<Room>) -> Self {
         let free_tail = shared.count();
-        let ages = vec![(0, 0); free_tail as usize].into_boxed_slice();
-        let completer = Self { shared, last_used: 0, completed: 0, free_tail, event_idx, room, ages };
+        let ages = vec![(0, Duration::ZERO); free_tail as usize].into_boxed_slice();
+        let completer =
+            Self { shared, last_used: 0, completed: 0, free_tail, event_idx, room, reaped: false, ages };
         completer.suppress();
         completer
     }
@@ -49,20 +53,21 @@ impl<T, M: RingMemory> Completer<T, M> {
         self.shared.count()
     }
 
-    /// Requests published to the device so far, wrapping: a burst changes it.
+    /// Requests published to the device so far: a burst changes it.
     #[inline]
-    pub fn published(&self) -> u32 {
+    pub fn published(&self) -> u64 {
         self.shared.published.load(Ordering::Acquire)
     }
 
     /// Requests that the device has, quarantined ones among them.
     #[inline]
     pub fn in_flight(&self) -> u32 {
-        self.published().wrapping_sub(self.completed)
+        // At most the number of slots.
+        self.published().saturating_sub(self.completed) as u32
     }
 
-    /// Requests that the device has returned so far, wrapping: progress changes it.
-    pub fn returned(&self) -> u32 {
+    /// Requests that the device has returned so far: progress changes it.
+    pub fn returned(&self) -> u64 {
         self.completed
     }
 
@@ -89,12 +94,13 @@ impl<T, M: RingMemory> Completer<T, M> {
         // Acquire: pairs with the device's Release (B).
         let used = self.shared.memory.used_index();
         let claimed = used.wrapping_sub(self.last_used);
-        if claimed == 0 {
+        if claimed == 0 || self.reaped {
             return Drained::default();
         }
         // Acquire, after the used index: ordering.rs, Slots.
         let published = self.shared.published.load(Ordering::Acquire);
-        let outstanding = published.wrapping_sub(self.completed);
+        // At most the number of slots.
+        let outstanding = published.saturating_sub(self.completed) as u32;
         if u32::from(claimed) > outstanding {
             return Drained { completed: 0, lie: Some(Lie::UsedIndex { used, claimed, outstanding }) };
         }
@@ -112,6 +118,7 @@ impl<T, M: RingMemory> Completer<T, M> {
             last_used: &mut self.last_used,
             completed: &mut self.completed,
             free_tail: &mut self.free_tail,
+            room: &self.room,
         };
         let mut lie = None;
         while pass.pass.taken < goal {
@@ -123,52 +130,49 @@ impl<T, M: RingMemory> Completer<T, M> {
                 }
             }
         }
-        let completed = pass.pass.taken as usize;
-        drop(pass);
-        // (D)
-        fence(Ordering::SeqCst);
-        self.room.announce_fenced();
-        Drained { completed, lie }
+        Drained { completed: pass.pass.taken as usize, lie }
     }
 
-    /// Calls `f` for the entry of each published request in flight. `f` may take out of the entry
+    /// Calls `f` for the entry of each request in flight, published or not. `f` may take out of the entry
     /// what it wants to deliver early; the entry itself, with the buffers, stays with the device.
     pub fn for_each_in_flight(&mut self, mut f: impl FnMut(&mut T)) {
         self.visit(|_, entry| f(entry), |_| true);
     }
 
     /// One tick of the clock that deadlines are told by: calls `expired` for the entry of each
-    /// request that `limit` whole ticks (1..=250) have passed over, once. The first tick that finds
-    /// a request starts its clock, so nothing expires early.
-    pub fn tick(&mut self, limit: u8, mut expired: impl FnMut(&mut T)) {
+    /// request that a tick has found at least `limit` ago. The first tick that finds a request
+    /// starts its clock, so nothing expires early. One that stays in quarantine expires again.
+    pub fn tick(&mut self, now: Duration, limit: Duration, mut expired: impl FnMut(&mut T)) {
         let mut ages = std::mem::take(&mut self.ages);
         let published = self.published();
         for (slot, age) in self.shared.slots.iter().zip(ages.iter_mut()) {
             let state = slot.state.load(Ordering::Acquire);
-            if !is_published(state, published, self.shared.count()) {
-                *age = (0, 0);
+            if !is_published(state, published) {
+                *age = (0, now);
             } else if age.0 != state {
-                *age = (state, 0);
-            } else {
-                age.1 = age.1.saturating_add(1);
+                *age = (state, now);
             }
         }
         self.visit(
             |_, entry| expired(entry),
-            // Past the limit by exactly one: a request that stays in quarantine expires once.
-            |index| ages.get(index).is_some_and(|age| age.1 == limit),
+            |index| {
+                ages.get(index)
+                    .is_some_and(|(state, since)| *state != 0 && now.saturating_sub(*since) >= limit)
+            },
         );
         self.ages = ages;
     }
 
     fn visit(&mut self, mut f: impl FnMut(u16, &mut T), choose: impl Fn(usize) -> bool) {
-        let published = self.published();
-        let shared = &*self.shared;
-        for (index, slot) in shared.slots.iter().enumerate() {
+        if self.reaped {
+            return;
+        }
+        for (index, slot) in self.shared.slots.iter().enumerate() {
+            // Acquire: pairs with the commit's Release.
             let state = slot.state.load(Ordering::Acquire);
-            if is_published(state, published, shared.count()) && choose(index) {
-                // SAFETY: in flight, seen with Acquire, on a live queue: the submitter does not
-                // touch the entry after its commit, and this half is borrowed exclusively.
+            if state & 1 == 1 && choose(index) {
+                // SAFETY: in flight, seen with Acquire, on a queue that is not reaped: the submitter
+                // does not touch the entry after its commit, and this half is borrowed exclusively.
                 slot.entry.with_mut(|pointer| f(index as u16, unsafe { (*pointer).assume_init_mut() }));
             }
         }
@@ -210,6 +214,7 @@ impl<T, M: RingMemory> Completer<T, M> {
     /// entries are free; where that could not be done, `kept` says so, and `f` must forget the
     /// entries (`mem::forget`), not drop them.
     pub fn reap(&mut self, kept: bool, mut f: impl FnMut(T)) {
+        self.reaped = true;
         let kept = if kept { Epoch::KEPT } else { 0 };
         self.shared.epoch.mark(Epoch::CLOSED | Epoch::REAPED | kept);
         for slot in &self.shared.slots {
@@ -234,7 +239,7 @@ impl<T, M: RingMemory> Completer<T, M> {
 /// One drain: the counts of the completer, in registers.
 struct Pass<'a, T, M: RingMemory> {
     shared: &'a Shared<T, M>,
-    published: u32,
+    published: u64,
     taken: u32,
     free_tail: u32,
     last_used: u16,
@@ -257,7 +262,7 @@ impl<T, M: RingMemory> Pass<'_, T, M> {
         let slot = unsafe { shared.slots.get_unchecked(index as usize) };
         // Acquire: pairs with the commit's Release: the entry is visible.
         let state = slot.state.load(Ordering::Acquire);
-        if !is_published(state, self.published, shared.count()) {
+        if !is_published(state, self.published) {
             return Err(Lie::NotOutstanding { id });
         }
         // SAFETY: in flight, seen with Acquire, on a queue that is not reaped: written, and this
@@ -281,28 +286,24 @@ impl<T, M: RingMemory> Pass<'_, T, M> {
     }
 }
 
-/// Gives the counts of a pass back to the completer when it ends, however it does.
+/// Gives the counts of a pass back to the completer when it ends, however it does, and tells those
+/// who wait for room.
 struct WriteBack<'a, 'b, T, M: RingMemory> {
     pass: &'a mut Pass<'b, T, M>,
     last_used: &'a mut u16,
-    completed: &'a mut u32,
+    completed: &'a mut u64,
     free_tail: &'a mut u32,
+    room: &'a Room,
 }
 
 impl<T, M: RingMemory> Drop for WriteBack<'_, '_, T, M> {
     #[inline(always)]
     fn drop(&mut self) {
         *self.last_used = self.pass.last_used;
-        *self.completed = self.completed.wrapping_add(self.pass.taken);
+        *self.completed += u64::from(self.pass.taken);
         *self.free_tail = self.pass.free_tail;
+        // (D)
+        fence(Ordering::SeqCst);
+        self.room.announce_fenced();
     }
-}
-
-/// Whether a slot is in flight and published: its position lies 1..=count behind `published`. (Both
-/// are compared shifted left by one, as the state holds them.)
-#[inline(always)]
-fn is_published(state: u32, published: u32, count: u32) -> bool {
-    // 0 wraps to the top.
-    let behind = (published << 1).wrapping_sub(state & !1);
-    state & 1 == 1 && behind.wrapping_sub(1) < count << 1
 }

@@ -7,18 +7,25 @@ use crossbeam_utils::CachePadded;
 use super::RingMemory;
 use crate::dma::Epoch;
 use crate::primitive::UnsafeCell;
-use crate::primitive::atomic::{AtomicU16, AtomicU32, Ordering};
+use crate::primitive::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
-/// State of a slot: 0 while it is free, else the request's position in the available ring, shifted
-/// left, with bit 0 set.
+/// State of a slot: 0 while it is free, else the number of the request, counted from 0 since the
+/// queue was made, shifted left, with bit 0 set. It does not wrap in the life of a machine, so a slot
+/// may stay in flight for any time.
 #[inline(always)]
-pub(super) const fn in_flight(position: u32) -> u32 {
+pub(super) const fn in_flight(position: u64) -> u64 {
     position << 1 | 1
+}
+
+/// Whether a slot in this state is in flight and among the first `published` requests.
+#[inline(always)]
+pub(super) const fn is_published(state: u64, published: u64) -> bool {
+    state & 1 == 1 && state >> 1 < published
 }
 
 /// A slot: the entry of the request in flight, and its state.
 pub(super) struct Slot<T> {
-    pub(super) state: AtomicU32,
+    pub(super) state: AtomicU64,
     pub(super) entry: UnsafeCell<MaybeUninit<T>>,
 }
 
@@ -32,7 +39,7 @@ pub(super) struct Shared<T, M> {
     pub(super) free_ring: Box<[AtomicU16]>,
     pub(super) epoch: Epoch,
     /// Requests published to the device since the queue was made. Written by the submitter.
-    pub(super) published: CachePadded<AtomicU32>,
+    pub(super) published: CachePadded<AtomicU64>,
     /// End of the free ring. Written by the completer.
     pub(super) free_tail: CachePadded<AtomicU32>,
 }
@@ -48,7 +55,7 @@ unsafe impl<T: Send, M: Send + Sync> Sync for Shared<T, M> {}
 impl<T, M: RingMemory> Shared<T, M> {
     pub(super) fn new(memory: M, shift: u32, count: u32, epoch: Epoch) -> Self {
         assert!(count.is_power_of_two() && count <= 1 << 15, "a ring size is a power of two");
-        let slot = |_| Slot { state: AtomicU32::new(0), entry: UnsafeCell::new(MaybeUninit::uninit()) };
+        let slot = |_| Slot { state: AtomicU64::new(0), entry: UnsafeCell::new(MaybeUninit::uninit()) };
         Self {
             memory,
             shift,
@@ -56,7 +63,7 @@ impl<T, M: RingMemory> Shared<T, M> {
             slots: (0..count).map(slot).collect(),
             free_ring: (0..count).map(|index| AtomicU16::new(index as u16)).collect(),
             epoch,
-            published: CachePadded::new(AtomicU32::new(0)),
+            published: CachePadded::new(AtomicU64::new(0)),
             free_tail: CachePadded::new(AtomicU32::new(count)),
         }
     }
@@ -80,7 +87,7 @@ impl<T, M: RingMemory> Shared<T, M> {
 
     /// After a close: takes the entry of a slot if it is in flight as `state` says. Both halves may
     /// try; one wins.
-    pub(super) fn withdraw(&self, slot: &Slot<T>, state: u32) -> Option<T> {
+    pub(super) fn withdraw(&self, slot: &Slot<T>, state: u64) -> Option<T> {
         // Acquire: pairs with the Release store of the state, so the entry is visible.
         slot.state.compare_exchange(state, 0, Ordering::AcqRel, Ordering::Relaxed).ok()?;
         // SAFETY: this exchange took the slot out of its in-flight state.

@@ -24,9 +24,9 @@ const NO_NOTIFY: u16 = 1;
 pub struct Submitter<T, M: RingMemory> {
     shared: Arc<Shared<T, M>>,
     /// Requests committed, published or not.
-    position: u32,
+    position: u64,
     /// Requests published.
-    published: u32,
+    published: u64,
     free_head: u32,
     /// The free tail as last seen.
     free_tail: u32,
@@ -68,8 +68,8 @@ impl<T, M: RingMemory> Submitter<T, M> {
         self.shared.count()
     }
 
-    /// Requests accepted so far, wrapping.
-    pub fn accepted(&self) -> u32 {
+    /// Requests accepted so far.
+    pub fn accepted(&self) -> u64 {
         self.published
     }
 
@@ -156,14 +156,14 @@ impl<T, M: RingMemory> Submitter<T, M> {
         }
         self.wake.wake_fenced();
         if shared.epoch.word().load(Ordering::Relaxed) != self.epoch {
-            self.withdraw(new.wrapping_sub(old));
+            self.withdraw(new - old);
         }
     }
 
     /// (C): the queue was closed. Once it is being reaped, takes back what the poll thread has not
     /// taken; before that the poll thread will find it all.
     #[cold]
-    fn withdraw(&mut self, count: u32) {
+    fn withdraw(&mut self, count: u64) {
         let shared = &*self.shared;
         if shared.epoch.word().load(Ordering::Relaxed) & Epoch::REAPED == 0 {
             return;
@@ -172,9 +172,9 @@ impl<T, M: RingMemory> Submitter<T, M> {
             // The slots of the burst stand in the free ring where we took them from. An entry there
             // can have been overwritten only if the poll thread has completed a request of this
             // burst; it has then seen all of them as published, and takes the rest itself.
-            let place = self.free_head.wrapping_sub(back) & shared.mask;
+            let place = self.free_head.wrapping_sub(back as u32) & shared.mask;
             let index = shared.free_ring[place as usize].load(Ordering::Relaxed);
-            let state = in_flight(self.published.wrapping_sub(back));
+            let state = in_flight(self.published - back);
             let slot = shared.slots.get(usize::from(index));
             self.withdrawn.extend(slot.and_then(|slot| shared.withdraw(slot, state)));
         }
@@ -207,8 +207,8 @@ impl<T, M: RingMemory> Burst<'_, T, M> {
     }
 
     /// Requests of this burst that are not published yet.
-    pub fn pending(&self) -> u32 {
-        self.submitter.position.wrapping_sub(self.submitter.published)
+    pub fn pending(&self) -> u64 {
+        self.submitter.position - self.submitter.published
     }
 }
 
@@ -255,7 +255,7 @@ impl<T, M: RingMemory> Vacancy<'_, T, M> {
         // Release: pairs with the Acquire in drain and withdraw.
         cell.state.store(in_flight(submitter.position), Ordering::Release);
         shared.memory.put_avail(submitter.position as u16, self.slot << shared.shift);
-        submitter.position = submitter.position.wrapping_add(1);
+        submitter.position += 1;
         submitter.free_head = submitter.free_head.wrapping_add(1);
     }
 }

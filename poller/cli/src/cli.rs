@@ -43,9 +43,9 @@ Examples:
   ringbell speed --op aes-256-ctr --decrypt --ops 1000000 --json
   ringbell speed --device sim:compute=none --size 64 --in-flight 32 --phased
 
-Every result is compared with one that was computed in software before, unless the device is
-sim:compute=none, which does no arithmetic. Wrong results, errors and requests that are lost make the
-exit status 1.";
+Every result is compared with one that was computed in software before, unless
+the device is sim:compute=none, which does no arithmetic. Wrong results, errors
+and lost requests make the exit status 1.";
 
 /// Requests from wait contexts through a device for some seconds, like `openssl speed`.
 #[derive(Debug, Args)]
@@ -153,8 +153,9 @@ Examples:
   tar c dir | ringbell crypt --cipher aes-256-ctr --key-file key.hex --iv $IV > dir.tar.enc
   ringbell crypt -d --cipher aes-128-cbc --key-file <(pass show key) --iv $IV -i cipher -o plain
 
-A key given by -K can be seen by other users of the machine: prefer --key-file, a file with the key in
-hexadecimal. A regular output file appears whole or not at all; pipes and devices are written directly.";
+A key given by -K can be seen by other users of the machine: prefer --key-file,
+a file with the key in hexadecimal. A regular output file appears whole or not
+at all; pipes and devices are written directly.";
 
 /// Encrypts or decrypts a file or a pipe through the accelerator, as `openssl enc -K -iv` does.
 #[derive(Args)]
