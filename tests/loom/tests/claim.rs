@@ -121,6 +121,48 @@ fn two_submitters_do_not_both_claim() {
 }
 
 #[test]
+fn the_next_claim_sees_what_the_last_one_wrote() {
+    loom::model(|| {
+        let (shared, _, _) = value();
+        let claim = shared.claim().unwrap();
+        let poll = thread::spawn(move || {
+            // The poll thread stores result and status under its claim, then begins the call.
+            // SAFETY: the model's point: loom reports it if the next claim does not come after.
+            claim.touched.with_mut(|touched| unsafe { *touched += 1 });
+            let seen = claim.look().unwrap();
+            drop(claim.begin(seen).unwrap());
+        });
+        if let Some(next) = shared.claim() {
+            // SAFETY: as above.
+            next.touched.with_mut(|touched| unsafe { *touched += 1 });
+        }
+        poll.join().unwrap();
+    });
+}
+
+#[test]
+fn a_release_gives_up_what_the_callback_submits_again() {
+    loom::model(|| {
+        let (shared, calls, _) = value();
+        let claim = shared.claim().unwrap();
+        let poll = thread::spawn(move || {
+            let Some(seen) = claim.look() else { return };
+            let Ok(calling) = claim.begin(seen) else { return };
+            calling.shared().calls.fetch_add(1, Ordering::Relaxed);
+            let again = calling.shared().claim();
+            drop(calling);
+            if let Some(again) = again {
+                complete(again);
+            }
+        });
+        shared.quiesce();
+        let after = calls.load(Ordering::Relaxed);
+        poll.join().unwrap();
+        assert_eq!(calls.load(Ordering::Relaxed), after, "a call was made after the release");
+    });
+}
+
+#[test]
 fn a_detach_meets_the_next_claim_of_a_callback_or_none() {
     loom::model(|| {
         let (shared, _, _) = value();
