@@ -1,201 +1,21 @@
 //! The poll core: what a pass over the queues does, whoever drives it.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use nix::sys::eventfd::EventFd;
-use ringbell_drivers::claim::Seen;
 use ringbell_drivers::clock::{TickRate, ticks};
-use ringbell_drivers::engine::DeviceStatus;
-use ringbell_drivers::virtqueue::Drained;
 use ringbell_drivers::wait::Waiter;
 use ringbell_drivers::{Error, Result};
 
 use crate::config::{ClockReader, PollerConfig};
-use crate::context::{ContextClaim, Delivery, Status, Wake, is_claim_of};
-use crate::device::{CompleteSide, Device, Inner, Message, SubmitSide};
-use crate::request::{Answer, Body, Fault, InFlight};
+use crate::context::{ContextClaim, is_claim_of};
+use crate::deliver::Tally;
+use crate::device::{Device, Inner, Message};
+use crate::queue_lane::{QueueLane, SlowWatch, drain};
+use crate::request::Fault;
 use crate::state::DeviceState;
-use crate::stats::QueueCounters;
-
-/// What one drain counts: all entries, and among them those that did not end with an answer.
-#[derive(Default)]
-struct Tally {
-    entries: u64,
-    errors: u64,
-    detached: u64,
-    /// Back from quarantine: the request had ended before.
-    unclaimed: u64,
-    panics: u64,
-}
-
-/// Delivers an ended request to its context: result, status, then the wake-up.
-///
-/// A panic of the callback (or of what it owns, where this ends the context) goes through; it is
-/// counted as delivered before.
-#[inline(always)]
-fn deliver(
-    claim: ContextClaim,
-    mut body: Box<Body>,
-    outcome: Result<Answer, Fault>,
-    tally: &mut Tally,
-    fds: &mut Vec<Arc<EventFd>>,
-) {
-    let Some(seen) = claim.look() else { return given_up(claim, body, tally) };
-    body.outcome = outcome;
-    claim.set_status(if outcome.is_ok() { Status::Ok } else { Status::Err });
-    if !matches!(claim.wake(), Wake::Callback(_)) {
-        return deliver_otherwise(claim, seen, body, tally, fds);
-    }
-    let calling = match claim.begin(seen) {
-        Ok(calling) => calling,
-        // Detached since the look above.
-        Err(claim) => return given_up(claim, body, tally),
-    };
-    if outcome.is_err() {
-        tally.errors += 1;
-    }
-    if let Wake::Callback(callback) = calling.shared().wake() {
-        callback(&Delivery::new(calling.shared(), body));
-    }
-}
-
-/// Delivers to a context with a wait fd, or one that tells nobody.
-#[inline(never)]
-fn deliver_otherwise(
-    claim: ContextClaim,
-    seen: Seen,
-    body: Box<Body>,
-    tally: &mut Tally,
-    fds: &mut Vec<Arc<EventFd>>,
-) {
-    if !matches!(claim.wake(), Wake::Both(..)) {
-        return deliver_silently(claim, seen, body, tally, fds);
-    }
-    let answered = body.outcome.is_ok();
-    match claim.begin(seen) {
-        Ok(calling) => {
-            tally.errors += u64::from(!answered);
-            if let Wake::Both(callback, fd) = calling.shared().wake() {
-                fds.push(Arc::clone(fd));
-                callback(&Delivery::new(calling.shared(), body));
-            }
-        }
-        Err(claim) => given_up(claim, body, tally),
-    }
-}
-
-/// Delivers to a context without a callback: into its mailbox.
-fn deliver_silently(
-    claim: ContextClaim,
-    seen: Seen,
-    body: Box<Body>,
-    tally: &mut Tally,
-    fds: &mut Vec<Arc<EventFd>>,
-) {
-    let answered = body.outcome.is_ok();
-    match claim.begin(seen) {
-        Ok(calling) => {
-            tally.errors += u64::from(!answered);
-            // Inside the call, for which `take` waits: the context is idle by now.
-            calling.shared().put(body);
-            if let Wake::Fd(fd) = calling.shared().wake() {
-                fds.push(Arc::clone(fd));
-            }
-        }
-        Err(claim) => given_up(claim, body, tally),
-    }
-}
-
-#[cold]
-#[inline(never)]
-fn given_up(claim: ContextClaim, body: Box<Body>, tally: &mut Tally) {
-    // First the buffers, then the context: when it is idle, everything is back.
-    drop(body);
-    drop(claim);
-    tally.detached += 1;
-}
-
-/// Delivers outside of a drain, one by one.
-#[cold]
-fn deliver_caught(
-    claim: ContextClaim,
-    body: Box<Body>,
-    fault: Fault,
-    tally: &mut Tally,
-    fds: &mut Vec<Arc<EventFd>>,
-) {
-    tally.entries += 1;
-    let called = catch_unwind(AssertUnwindSafe(|| deliver(claim, body, Err(fault), tally, fds)));
-    if called.is_err() {
-        tally.panics += 1;
-    }
-}
-
-impl Tally {
-    #[inline(always)]
-    fn add_to(&self, counters: &QueueCounters) {
-        let complete = &counters.complete;
-        complete.completed.add(self.entries - self.errors - self.detached - self.unclaimed);
-        if self.errors | self.detached | self.panics != 0 {
-            complete.errors.add(self.errors);
-            complete.detached.add(self.detached);
-            complete.panics.add(self.panics);
-        }
-    }
-}
-
-/// What the device's status becomes.
-fn outcome(status: DeviceStatus) -> Result<Answer, Fault> {
-    match status {
-        DeviceStatus::Ok => Ok(Answer::Yes),
-        DeviceStatus::BadMessage | DeviceStatus::KeyRejected => Ok(Answer::No),
-        other => Err(Fault::Device(other)),
-    }
-}
-
-/// One queue under the poller.
-struct QueueLane {
-    side: CompleteSide,
-    /// Slots whose request has ended and which the device still holds.
-    quarantined: u32,
-    /// What had been returned at the last tick, and since when nothing has.
-    last_returned: u64,
-    no_progress_since: Option<Duration>,
-    /// The device has announced completions while it had no request.
-    suspicious: bool,
-}
-
-impl QueueLane {
-    fn in_flight(&self) -> u32 {
-        self.side.completer.in_flight()
-    }
-
-    /// Requests that somebody waits for.
-    fn waited_for(&self) -> u32 {
-        self.in_flight().saturating_sub(self.quarantined)
-    }
-
-    /// Ends requests early: their claims were taken out, their buffers stay. Returns how many were
-    /// delivered; the others had been given up.
-    fn end_early(
-        &mut self,
-        ended: Vec<(ContextClaim, Box<Body>)>,
-        fault: Fault,
-        fds: &mut Vec<Arc<EventFd>>,
-    ) -> u64 {
-        let mut tally = Tally::default();
-        self.quarantined += ended.len() as u32;
-        self.side.counters.complete.quarantined.set(self.quarantined.into());
-        for (claim, body) in ended {
-            deliver_caught(claim, body, fault, &mut tally, fds);
-        }
-        tally.add_to(&self.side.counters);
-        tally.errors
-    }
-}
 
 /// One device under the poller.
 struct Lane {
@@ -237,20 +57,6 @@ enum Source {
     Wake,
 }
 
-/// Looks for slow callbacks: a batch is timed as a whole, and only while some were slow each alone.
-struct SlowWatch {
-    limit: u64,
-    /// Completions that are still timed one by one.
-    closely: u32,
-    warned_at: Option<Duration>,
-    since_warning: u64,
-}
-
-/// Completions timed one by one after a slow batch.
-const CLOSELY: u32 = 1024;
-/// At most one warning in this time.
-const WARN_EVERY: Duration = Duration::from_secs(1);
-
 impl Core {
     pub(crate) fn new(devices: Vec<Device>, config: PollerConfig) -> Result<Self> {
         config.check()?;
@@ -289,26 +95,12 @@ impl Core {
             }
         }
         for (device, sides) in devices.into_iter().zip(taken) {
-            let queues = sides
-                .into_iter()
-                .map(|side| QueueLane {
-                    side,
-                    quarantined: 0,
-                    last_returned: 0,
-                    no_progress_since: None,
-                    suspicious: false,
-                })
-                .collect();
+            let queues = sides.into_iter().map(QueueLane::new).collect();
             lanes.push(Lane { device, queues, ended: false });
         }
         let rate = TickRate::measure();
         let clock = config.clock.reader();
-        let slow = SlowWatch {
-            limit: rate.ticks_in(config.slow_callback),
-            closely: 0,
-            warned_at: None,
-            since_warning: 0,
-        };
+        let slow = SlowWatch::new(rate.ticks_in(config.slow_callback));
         let next_tick = clock.now() + config.tick();
         let fds = Vec::with_capacity(64);
         Ok(Self {
@@ -676,156 +468,6 @@ impl Drop for Core {
     }
 }
 
-impl Tally {
-    /// Ends an entry of a stopped device. Where it could not be stopped the memory is kept for good.
-    fn count_end(
-        &mut self,
-        entry: InFlight,
-        fault: Fault,
-        kept: bool,
-        device: &Inner,
-        fds: &mut Vec<Arc<EventFd>>,
-    ) {
-        let InFlight { claim, body } = entry;
-        if kept {
-            let bytes = body.input().len() as u64;
-            device.leaked_bytes.fetch_add(bytes, Ordering::Relaxed);
-            if let Some(claim) = claim {
-                let told = body.without_buffers();
-                deliver_caught(claim, told, fault, self, fds);
-            }
-            std::mem::forget(body);
-        } else if let Some(claim) = claim {
-            deliver_caught(claim, body, fault, self, fds);
-        }
-    }
-}
-
-/// Takes one queue's completions, up to the budget.
-#[inline]
-fn drain(queue: &mut QueueLane, budget: usize, fds: &mut Vec<Arc<EventFd>>, slow: &mut SlowWatch) -> Drained {
-    let mut tally = Tally::default();
-    let begin = ticks();
-    let closely = slow.closely != 0;
-    let drained = if closely {
-        drain_closely(queue, budget, &mut tally, fds, slow)
-    } else {
-        drain_caught(queue, budget, &mut tally, |entry, status, tally| one(entry, status, tally, fds))
-    };
-    if drained.completed == 0 {
-        return drained;
-    }
-    let elapsed = ticks().wrapping_sub(begin);
-    if elapsed > slow.limit && !closely {
-        // Longer than each could have taken: at least one was slow. Else maybe none was; the next
-        // ones are timed one by one.
-        slow.closely = CLOSELY;
-        let certain = elapsed > slow.limit.saturating_mul(drained.completed as u64);
-        slow.count(u64::from(certain), &queue.side.counters);
-    }
-    tally.entries = drained.completed as u64;
-    tally.add_to(&queue.side.counters);
-    if tally.unclaimed != 0 {
-        queue.quarantined -= tally.unclaimed as u32;
-        queue.side.counters.complete.quarantined.set(queue.quarantined.into());
-    }
-    drained
-}
-
-/// A drain in which panics of callbacks are caught: once for all of them, and again after each.
-#[inline(always)]
-fn drain_caught(
-    queue: &mut QueueLane,
-    budget: usize,
-    tally: &mut Tally,
-    mut each: impl FnMut(InFlight, DeviceStatus, &mut Tally),
-) -> Drained {
-    let mut all = Drained::default();
-    loop {
-        let before = queue.side.completer.ring().returned();
-        let left = budget - all.completed;
-        let caught = catch_unwind(AssertUnwindSafe(|| {
-            queue.side.completer.drain(left, |entry, status| each(entry, status, tally))
-        }));
-        match caught {
-            Ok(drained) => {
-                all.completed += drained.completed;
-                all.lie = drained.lie;
-                return all;
-            }
-            Err(_) => {
-                tally.panics += 1;
-                all.completed += queue.side.completer.ring().returned().saturating_sub(before) as usize;
-                if all.completed >= budget {
-                    return all;
-                }
-            }
-        }
-    }
-}
-
-/// A drain that times each callback.
-#[cold]
-#[inline(never)]
-fn drain_closely(
-    queue: &mut QueueLane,
-    budget: usize,
-    tally: &mut Tally,
-    fds: &mut Vec<Arc<EventFd>>,
-    slow: &mut SlowWatch,
-) -> Drained {
-    let mut slow_ones = 0;
-    let mut last = ticks();
-    let drained = drain_caught(queue, budget, tally, |entry, status, tally| {
-        one(entry, status, tally, fds);
-        let now = ticks();
-        slow_ones += u64::from(now.wrapping_sub(last) > slow.limit);
-        last = now;
-    });
-    slow.closely = slow.closely.saturating_sub(drained.completed as u32);
-    slow.count(slow_ones, &queue.side.counters);
-    drained
-}
-
-#[inline(always)]
-fn one(entry: InFlight, status: DeviceStatus, tally: &mut Tally, fds: &mut Vec<Arc<EventFd>>) {
-    match entry {
-        InFlight { claim: Some(claim), body } if status == DeviceStatus::Ok => {
-            deliver(claim, body, Ok(Answer::Yes), tally, fds);
-        }
-        entry => one_rare(entry, status, tally, fds),
-    }
-}
-
-#[cold]
-#[inline(never)]
-fn one_rare(entry: InFlight, status: DeviceStatus, tally: &mut Tally, fds: &mut Vec<Arc<EventFd>>) {
-    match entry.claim {
-        Some(claim) => deliver(claim, entry.body, outcome(status), tally, fds),
-        // It has ended early; now its buffers are back.
-        None => tally.unclaimed += 1,
-    }
-}
-
-impl SlowWatch {
-    fn count(&mut self, slow: u64, counters: &QueueCounters) {
-        if slow != 0 {
-            counters.complete.slow_callbacks.add(slow);
-            self.since_warning += slow;
-        }
-    }
-
-    /// Warns, at most once a second.
-    fn report(&mut self, now: Duration) {
-        let due = self.warned_at.is_none_or(|at| now.saturating_sub(at) >= WARN_EVERY);
-        if self.since_warning > 0 && due {
-            tracing::warn!(callbacks = self.since_warning, "callbacks are slow and delay all others");
-            self.since_warning = 0;
-            self.warned_at = Some(now);
-        }
-    }
-}
-
 #[cold]
 fn take_messages(lane: &mut Lane, fds: &mut Vec<Arc<EventFd>>) {
     let device = Arc::clone(lane.device.inner());
@@ -849,40 +491,5 @@ fn take_messages(lane: &mut Lane, fds: &mut Vec<Arc<EventFd>>) {
                 }
             }
         }
-    }
-}
-
-/// Requests that a submit half took back because its queue was reaped under its burst. The poll
-/// thread of that queue is through with it, so they end on the submitting thread, when it holds no
-/// lock.
-pub(crate) struct Withdrawn {
-    entries: Vec<InFlight>,
-    kept: bool,
-    counters: Arc<QueueCounters>,
-}
-
-impl Withdrawn {
-    #[cold]
-    pub(crate) fn take(side: &mut SubmitSide) -> Self {
-        let (entries, kept) = side.submitter.withdrawn();
-        Self { entries, kept, counters: Arc::clone(&side.counters) }
-    }
-
-    /// Delivers them. The caller holds no lock.
-    #[cold]
-    pub(crate) fn deliver(self, device: &Inner) {
-        let fault = match device.state.get() {
-            DeviceState::Closed => Fault::Shutdown,
-            _ => Fault::DeviceFailed,
-        };
-        let mut tally = Tally::default();
-        let mut fds = Vec::new();
-        for entry in self.entries {
-            tally.count_end(entry, fault, self.kept, device, &mut fds);
-        }
-        Waiter::without_io_uring().signal_all(&fds);
-        let submit = &self.counters.submit;
-        submit.withdrawn.add_shared(tally.errors);
-        submit.withdrawn_detached.add_shared(tally.detached);
     }
 }

@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 
 use crate::config::DeviceOptions;
 use crate::context::{Status, Target, WaitCtx};
-use crate::core::Withdrawn;
+use crate::deliver::Withdrawn;
 use crate::key::{CipherKey, KeyInner};
 use crate::owned::{self, OwnedQueue};
 use crate::request::{InFlight, Reason, Refused, Request};

@@ -62,10 +62,12 @@
 mod config;
 mod context;
 mod core;
+mod deliver;
 mod device;
 mod key;
 mod manual;
 mod owned;
+mod queue_lane;
 mod request;
 mod state;
 mod stats;

@@ -7,7 +7,7 @@ use ringbell_drivers::virtio_crypto::CipherBurst;
 use ringbell_drivers::virtqueue::Closed;
 
 use crate::context::{Status, Target};
-use crate::core::Withdrawn;
+use crate::deliver::Withdrawn;
 use crate::device::{Inner, SubmitSide};
 use crate::request::{InFlight, Reason, Refused, Request};
 

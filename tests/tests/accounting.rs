@@ -3,7 +3,6 @@
 //!
 //! The seeded runs are single-threaded and deterministic: a simulator stepped by hand, a poller
 //! without a thread, clocks moved by hand. Two more run on threads.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
 

@@ -1,6 +1,5 @@
 //! The architecture, guarded: which words may stand where, where `unsafe` may, who may use whom, and
 //! what lies at the root.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

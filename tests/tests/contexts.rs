@@ -1,6 +1,5 @@
 //! Wait contexts and pollers, contract by contract: statuses, room, callbacks, giving up, deadlines,
 //! wait fds, shutdown, several devices, sessions.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
 

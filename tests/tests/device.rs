@@ -1,5 +1,4 @@
 //! Opening devices, and what they refuse: addresses, options, keys, requests, memory.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
 

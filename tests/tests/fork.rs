@@ -4,7 +4,6 @@
 //!
 //! A binary of its own, without the test harness: the child is a copy of one thread of a process with
 //! others, so it does a few calls and leaves by `_exit`.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
 

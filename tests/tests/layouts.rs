@@ -1,6 +1,5 @@
 //! Both layouts, the driver's and the simulator's, against the kernel's own headers: sizes, offsets
 //! and constants, asked of the C compiler.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::collections::BTreeSet;
 use std::mem::{offset_of, size_of};

@@ -1,7 +1,6 @@
 //! The device against libcrypto, byte for byte: seeded sizes from nothing to 8 MiB, all ciphers,
 //! both directions, in place and into another buffer, from unaligned memory of the caller; and long
 //! streams cut into chained requests at random places.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
 

@@ -1,6 +1,5 @@
 //! Published test vectors through the device: NIST SP 800-38A (appendix F) and Wycheproof's
 //! AES-CBC-PKCS5, on a simulated device with a thread, in place and into another buffer, both ways.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
 

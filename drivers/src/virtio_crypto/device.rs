@@ -10,17 +10,17 @@ use crossbeam_queue::SegQueue;
 use nix::sys::eventfd::EventFd;
 
 use super::config::Offer;
-use super::control::{self, Answer, Command, Control};
-use super::data::{self, Blocks, DataCompleter, DataSubmitter};
+use super::control::{Answer, Command, Control};
+use super::queues::{DataQueue, Interrupts, QueueMaker, route_interrupts};
 use super::sessions::Sessions;
 use super::{status as status_byte, wire};
-use crate::dma::{Arena, ArenaOptions, Epoch, ForkPage};
+use crate::dma::{Arena, ArenaOptions, ForkPage};
 use crate::engine::{Capabilities, Cipher, Engine, EventSources, Session, SessionSpec, SessionState};
 use crate::error::{Error, Result};
 use crate::pci::PciFunction;
 use crate::room::Room;
-use crate::virtio::{NO_VECTOR, QueueSetup, Transport, feature, status};
-use crate::virtqueue::{Completer, QueueParts, SplitRing, Submitter, Wake, queue};
+use crate::virtio::{Transport, feature, status};
+use crate::virtqueue::Wake;
 use crate::wait::{self, EventSignal};
 
 /// How a device is opened.
@@ -48,14 +48,6 @@ impl Default for OpenOptions {
             event_idx: true,
         }
     }
-}
-
-/// How interrupts arrive.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Interrupts {
-    Msix,
-    Intx,
-    None,
 }
 
 /// A virtio-crypto device.
@@ -97,9 +89,6 @@ impl fmt::Debug for VirtioCrypto {
             .finish_non_exhaustive()
     }
 }
-
-/// The two halves of a data queue whose entries are `T`.
-pub type DataQueue<T> = (DataSubmitter<T>, DataCompleter<T>);
 
 impl VirtioCrypto {
     /// Opens the device behind `function`: negotiates, makes the rings of all its queues, and sets
@@ -336,106 +325,6 @@ impl VirtioCrypto {
                     return;
                 }
             }
-        }
-    }
-}
-
-/// Makes the queues of one device.
-struct QueueMaker<'a> {
-    transport: &'a Transport,
-    arena: &'a Arc<Arena>,
-    vector: u16,
-    event_idx: bool,
-    fork: &'a Arc<ForkPage>,
-    wake: &'a Arc<Wake>,
-    room: &'a Arc<Room>,
-}
-
-impl QueueMaker<'_> {
-    fn epoch(&self, index: u16) -> Result<Epoch> {
-        // Word 0 of the page is the fork generation.
-        self.fork.epoch(usize::from(index) + 1).ok_or_else(|| Error::NotUsable {
-            device: self.transport.function().address().to_owned(),
-            why: "it has more queues than Ringbell can drive (510)".to_owned(),
-        })
-    }
-
-    fn ring(&self, size: u16) -> Result<SplitRing> {
-        SplitRing::new(self.buffer(SplitRing::bytes(size))?, size)
-    }
-
-    fn buffer(&self, bytes: usize) -> Result<crate::dma::DmaBuffer> {
-        self.arena.buffer(bytes).map_err(|_| {
-            Error::Invalid(format!(
-                "a DMA arena of {} bytes does not hold the device's rings; open it with a larger arena \
-                 or smaller queues",
-                self.arena.bytes()
-            ))
-        })
-    }
-
-    /// Tells the device of a ring and makes its halves.
-    fn start<T>(&self, index: u16, ring: SplitRing, shift: u32) -> Result<Halves<T>> {
-        let size = crate::virtqueue::RingMemory::size(&ring);
-        let setup = QueueSetup { index, size, addresses: ring.addresses(), vector: self.vector };
-        let doorbell = (self.transport.set_queue(&setup)?, index);
-        let (wake, room) = (Arc::clone(self.wake), Arc::clone(self.room));
-        let epoch = self.epoch(index)?;
-        Ok(queue(QueueParts { memory: ring, shift, event_idx: self.event_idx, doorbell, epoch, wake, room }))
-    }
-
-    fn data_queue<T>(&self, index: u16, most: u16, indirect: bool) -> Result<DataQueue<T>> {
-        let size = self.transport.queue_size(index)?.min(most);
-        let shift = if indirect { 0 } else { data::CHAIN_SHIFT };
-        // An indirect table must not be longer than the queue either (2.7.5.3.1).
-        if usize::from(size) < data::CHAIN {
-            return Err(Error::NotUsable {
-                device: self.transport.function().address().to_owned(),
-                why: format!("its queue {index} holds {size} descriptors, fewer than one request takes"),
-            });
-        }
-        let mut ring = self.ring(size)?;
-        let count = size >> shift;
-        let memory = self.buffer(Blocks::bytes(count.into()))?;
-        let blocks = Blocks::new(memory, &mut ring, count, indirect)?;
-        Ok(data::halves(self.start(index, ring, shift)?, blocks, indirect))
-    }
-
-    fn control_queue(&self, index: u16, limit: Duration) -> Result<Control> {
-        let size = self.transport.queue_size(index)?.min(control::RING);
-        // Nobody waits for room in this ring, and its buffers come back under the control lock.
-        let maker = QueueMaker { room: &Arc::new(Room::new()), ..*self };
-        let halves = maker.start(index, self.ring(size)?, control::SHIFT)?;
-        Ok(Control::new(halves, Arc::clone(self.arena), limit))
-    }
-}
-
-type Halves<T> = (Submitter<T, SplitRing>, Completer<T, SplitRing>);
-
-/// Routes the interrupts to the events: MSI-X vector 0 for the configuration and 1 for all queues,
-/// or one for both, or the legacy interrupt. Returns the queues' vector too.
-fn route_interrupts(
-    function: &dyn PciFunction,
-    transport: &Transport,
-    completions: &EventFd,
-    config: &EventFd,
-) -> Result<(Interrupts, u16)> {
-    let has = function.interrupts();
-    match has.msix {
-        0 if has.intx => {
-            function.set_intx(Some(completions.as_fd()))?;
-            Ok((Interrupts::Intx, NO_VECTOR))
-        }
-        0 => Ok((Interrupts::None, NO_VECTOR)),
-        1 => {
-            function.set_msix(&[Some(completions.as_fd())])?;
-            transport.set_config_vector(0)?;
-            Ok((Interrupts::Msix, 0))
-        }
-        _ => {
-            function.set_msix(&[Some(config.as_fd()), Some(completions.as_fd())])?;
-            transport.set_config_vector(0)?;
-            Ok((Interrupts::Msix, 1))
         }
     }
 }

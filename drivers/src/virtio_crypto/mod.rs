@@ -5,6 +5,7 @@
 //!     config              what the device offers
 //!     control             the control queue: sessions are created and destroyed there
 //!     sessions            sessions cached by key
+//!     queues              making the rings, routing the interrupts
 //!     data                the data queues: a cipher request becomes a descriptor chain
 //!     wire                structures as the device sees them
 //!     status              what each status byte becomes
@@ -16,12 +17,14 @@ mod config;
 mod control;
 mod data;
 mod device;
+mod queues;
 mod sessions;
 mod status;
 pub mod wire;
 
 pub use data::{CipherBurst, CipherJob, CipherVacancy, DataCompleter, DataSubmitter, Entry, Place};
-pub use device::{DataQueue, OpenOptions, VirtioCrypto};
+pub use device::{OpenOptions, VirtioCrypto};
+pub use queues::DataQueue;
 
 /// The device's number of a cipher's algorithm (5.9.3.1), for [`CipherJob`].
 pub const fn algorithm(cipher: crate::engine::Cipher) -> u32 {

@@ -1,6 +1,6 @@
 //! What the test files share: a seeded generator, devices in their kinds, one request from start to
 //! end, the oracle.
-#![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used)]
+#![allow(dead_code)]
 
 use std::time::{Duration, Instant};
 

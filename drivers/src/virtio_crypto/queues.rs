@@ -1,0 +1,127 @@
+//! Making the rings of a device, and telling it of them.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::sys::eventfd::EventFd;
+
+use super::control::{self, Control};
+use super::data::{self, Blocks, DataCompleter, DataSubmitter};
+use crate::dma::{Arena, DmaBuffer, Epoch, ForkPage};
+use crate::error::{Error, Result};
+use crate::pci::PciFunction;
+use crate::room::Room;
+use crate::virtio::{NO_VECTOR, QueueSetup, Transport};
+use crate::virtqueue::{Completer, QueueParts, RingMemory, SplitRing, Submitter, Wake, queue};
+
+/// The two halves of a data queue whose entries are `T`.
+pub type DataQueue<T> = (DataSubmitter<T>, DataCompleter<T>);
+
+/// How interrupts arrive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Interrupts {
+    Msix,
+    Intx,
+    None,
+}
+
+/// Makes the queues of one device.
+pub(super) struct QueueMaker<'a> {
+    pub(super) transport: &'a Transport,
+    pub(super) arena: &'a Arc<Arena>,
+    pub(super) vector: u16,
+    pub(super) event_idx: bool,
+    pub(super) fork: &'a Arc<ForkPage>,
+    pub(super) wake: &'a Arc<Wake>,
+    pub(super) room: &'a Arc<Room>,
+}
+
+impl QueueMaker<'_> {
+    fn epoch(&self, index: u16) -> Result<Epoch> {
+        // Word 0 of the page is the fork generation.
+        self.fork.epoch(usize::from(index) + 1).ok_or_else(|| Error::NotUsable {
+            device: self.transport.function().address().to_owned(),
+            why: "it has more queues than Ringbell can drive (510)".to_owned(),
+        })
+    }
+
+    fn ring(&self, size: u16) -> Result<SplitRing> {
+        SplitRing::new(self.buffer(SplitRing::bytes(size))?, size)
+    }
+
+    fn buffer(&self, bytes: usize) -> Result<DmaBuffer> {
+        self.arena.buffer(bytes).map_err(|_| {
+            Error::Invalid(format!(
+                "a DMA arena of {} bytes does not hold the device's rings; open it with a larger arena \
+                 or smaller queues",
+                self.arena.bytes()
+            ))
+        })
+    }
+
+    /// Tells the device of a ring and makes its halves.
+    fn start<T>(&self, index: u16, ring: SplitRing, shift: u32) -> Result<Halves<T>> {
+        let size = ring.size();
+        let setup = QueueSetup { index, size, addresses: ring.addresses(), vector: self.vector };
+        let doorbell = (self.transport.set_queue(&setup)?, index);
+        let (wake, room) = (Arc::clone(self.wake), Arc::clone(self.room));
+        let epoch = self.epoch(index)?;
+        Ok(queue(QueueParts { memory: ring, shift, event_idx: self.event_idx, doorbell, epoch, wake, room }))
+    }
+
+    pub(super) fn data_queue<T>(&self, index: u16, most: u16, indirect: bool) -> Result<DataQueue<T>> {
+        let size = self.transport.queue_size(index)?.min(most);
+        let shift = if indirect { 0 } else { data::CHAIN_SHIFT };
+        // An indirect table must not be longer than the queue either (2.7.5.3.1).
+        if usize::from(size) < data::CHAIN {
+            return Err(Error::NotUsable {
+                device: self.transport.function().address().to_owned(),
+                why: format!("its queue {index} holds {size} descriptors, fewer than one request takes"),
+            });
+        }
+        let mut ring = self.ring(size)?;
+        let count = size >> shift;
+        let memory = self.buffer(Blocks::bytes(count.into()))?;
+        let blocks = Blocks::new(memory, &mut ring, count, indirect)?;
+        Ok(data::halves(self.start(index, ring, shift)?, blocks, indirect))
+    }
+
+    pub(super) fn control_queue(&self, index: u16, limit: Duration) -> Result<Control> {
+        let size = self.transport.queue_size(index)?.min(control::RING);
+        // Nobody waits for room in this ring, and its buffers come back under the control lock.
+        let maker = QueueMaker { room: &Arc::new(Room::new()), ..*self };
+        let halves = maker.start(index, self.ring(size)?, control::SHIFT)?;
+        Ok(Control::new(halves, Arc::clone(self.arena), limit))
+    }
+}
+
+type Halves<T> = (Submitter<T, SplitRing>, Completer<T, SplitRing>);
+
+/// Routes the interrupts to the events: MSI-X vector 0 for the configuration and 1 for all queues,
+/// or one for both, or the legacy interrupt. Returns the queues' vector too.
+pub(super) fn route_interrupts(
+    function: &dyn PciFunction,
+    transport: &Transport,
+    completions: &EventFd,
+    config: &EventFd,
+) -> Result<(Interrupts, u16)> {
+    let has = function.interrupts();
+    match has.msix {
+        0 if has.intx => {
+            function.set_intx(Some(completions.as_fd()))?;
+            Ok((Interrupts::Intx, NO_VECTOR))
+        }
+        0 => Ok((Interrupts::None, NO_VECTOR)),
+        1 => {
+            function.set_msix(&[Some(completions.as_fd())])?;
+            transport.set_config_vector(0)?;
+            Ok((Interrupts::Msix, 0))
+        }
+        _ => {
+            function.set_msix(&[Some(config.as_fd()), Some(completions.as_fd())])?;
+            transport.set_config_vector(0)?;
+            Ok((Interrupts::Msix, 1))
+        }
+    }
+}
