@@ -132,6 +132,8 @@ fn the_next_claim_sees_what_the_last_one_wrote() {
             let seen = claim.look().unwrap();
             drop(claim.begin(seen).unwrap());
         });
+        // loom does not put the other thread before a plain load that comes first: let it go ahead.
+        thread::yield_now();
         if let Some(next) = shared.claim() {
             // SAFETY: as above.
             next.touched.with_mut(|touched| unsafe { *touched += 1 });
