@@ -9,9 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use zeroize::Zeroizing;
-
-use crate::dma::{Arena, ForkPage};
+use crate::dma::{Arena, ForkPage, Secret};
 use crate::error::{Error, Result};
 use crate::room::Room;
 use crate::virtqueue::Wake;
@@ -145,7 +143,7 @@ pub enum Direction {
     Decrypt,
 }
 
-/// What a session is for. The key is zeroised when the last copy is dropped.
+/// What a session is for. The key is zeroised when the last handle to it is dropped.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SessionSpec {
     /// Cipher and key size.
@@ -153,12 +151,12 @@ pub struct SessionSpec {
     /// Direction.
     pub direction: Direction,
     /// The key, of the cipher's length.
-    pub key: Zeroizing<Vec<u8>>,
+    pub key: Arc<Secret>,
 }
 
 impl std::hash::Hash for SessionSpec {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        (self.cipher, self.direction, self.key.as_slice()).hash(state);
+        (self.cipher, self.direction, &**self.key).hash(state);
     }
 }
 

@@ -91,6 +91,14 @@ impl Waiter {
         Self { fds: Vec::new(), ring: None, armed: Vec::new() }
     }
 
+    /// Forgets the ring without touching it: in a forked child its memory is not mapped, and the place
+    /// may hold something else by now.
+    pub fn abandon(&mut self) {
+        if let Some(ring) = self.ring.take() {
+            std::mem::forget(ring);
+        }
+    }
+
     /// `io_uring` or `poll`.
     pub fn backend(&self) -> &'static str {
         if self.ring.is_some() { "io_uring" } else { "poll" }

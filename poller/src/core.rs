@@ -462,6 +462,7 @@ impl Core {
 impl Drop for Core {
     fn drop(&mut self) {
         if self.lanes.iter().any(|lane| lane.inner().is_child()) {
+            self.waiter.abandon();
             return;
         }
         self.end_now();

@@ -9,12 +9,11 @@ use std::time::{Duration, Instant};
 use crossbeam_queue::SegQueue;
 use crossbeam_utils::CachePadded;
 use ringbell_drivers::address::Address;
-use ringbell_drivers::dma::{DmaBuffer, ForkPage};
+use ringbell_drivers::dma::{DmaBuffer, ForkPage, Secret};
 use ringbell_drivers::engine::{Capabilities, Cipher, Direction, Engine, SessionSpec};
 use ringbell_drivers::pci::PciFunction;
 use ringbell_drivers::virtio_crypto::{DataCompleter, DataSubmitter, VirtioCrypto};
 use ringbell_drivers::{Error, Result};
-use zeroize::Zeroizing;
 
 use crate::config::DeviceOptions;
 use crate::context::{Status, Target, WaitCtx};
@@ -195,10 +194,17 @@ impl Device {
     /// length.
     pub fn cipher_key(&self, cipher: Cipher, key: &[u8]) -> Result<CipherKey> {
         self.0.check_fork()?;
-        let session = |direction| {
-            let key = Zeroizing::new(key.to_vec());
-            self.0.engine.session(SessionSpec { cipher, direction, key })
-        };
+        // Looked at before the copy, which has a limit of its own.
+        if key.len() != cipher.key_len() {
+            return Err(Error::Invalid(format!(
+                "a key of {} bytes does not fit {cipher}, which takes {}",
+                key.len(),
+                cipher.key_len()
+            )));
+        }
+        let key = Arc::new(Secret::new(key)?);
+        let session =
+            |direction| self.0.engine.session(SessionSpec { cipher, direction, key: Arc::clone(&key) });
         let sessions = [session(Direction::Encrypt)?, session(Direction::Decrypt)?];
         Ok(CipherKey::new(KeyInner { device: self.clone(), cipher, sessions }))
     }

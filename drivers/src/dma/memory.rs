@@ -245,3 +245,39 @@ impl Drop for SharedMemory {
         let _ = unsafe { munmap(self.base.cast(), self.len) };
     }
 }
+
+#[cfg(all(test, not(ringbell_loom)))]
+mod tests {
+    use super::*;
+
+    /// The kernel's own word for what is not inherited and what a core dump leaves out.
+    #[test]
+    fn dma_memory_is_not_inherited_and_out_of_core_dumps() {
+        let memory = SharedMemory::create(PAGE, false).unwrap();
+        let address = format!("{:x}-", memory.base.as_ptr().addr());
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let from = maps.lines().skip_while(|line| !line.starts_with(&address));
+        let flags = from.take(40).find(|line| line.starts_with("VmFlags:")).unwrap();
+        let has = |flag| flags.split_whitespace().any(|word| word == flag);
+        assert!(has("dd") && has("dc"), "{flags}");
+    }
+
+    #[test]
+    fn nothing_outside_of_the_memory_is_reached() {
+        let memory = SharedMemory::create(PAGE, false).unwrap();
+        let other = SharedMemory::map(memory.fd(), 0, PAGE as u64).unwrap();
+        assert_eq!(memory.write(PAGE - 2, &[1, 2]), Some(()));
+        let mut bytes = [0; 2];
+        assert_eq!(other.read(PAGE - 2, &mut bytes), Some(()));
+        assert_eq!(bytes, [1, 2]);
+        assert_eq!(memory.write(PAGE - 1, &[1, 2]), None);
+        assert_eq!(memory.read(usize::MAX, &mut bytes), None);
+        assert_eq!(memory.load_u16(1, Ordering::Relaxed), None, "not aligned");
+        assert_eq!(memory.load_u32(PAGE - 2, Ordering::Relaxed), None);
+        assert!(SharedMemory::map(memory.fd(), PAGE as u64, PAGE as u64).is_err(), "past the end");
+        let unsealed = memfd_create(c"unsealed", MFdFlags::MFD_ALLOW_SEALING).unwrap();
+        ftruncate(&unsealed, 4096).unwrap();
+        let error = SharedMemory::map(unsealed.as_fd(), 0, 4096).unwrap_err();
+        assert!(error.to_string().contains("not sealed"), "{error}");
+    }
+}

@@ -17,7 +17,9 @@
 mod arena;
 mod fork;
 mod memory;
+mod secret;
 
 pub use arena::{Arena, ArenaOptions, DEFAULT_ARENA_BYTES, DmaBuffer};
 pub use fork::{Epoch, ForkPage};
 pub use memory::SharedMemory;
+pub use secret::Secret;

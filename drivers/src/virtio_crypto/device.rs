@@ -17,7 +17,7 @@ use super::{status as status_byte, wire};
 use crate::dma::{Arena, ArenaOptions, ForkPage};
 use crate::engine::{Capabilities, Cipher, Engine, EventSources, Session, SessionSpec, SessionState};
 use crate::error::{Error, Result};
-use crate::pci::PciFunction;
+use crate::pci::{DmaReach, PciFunction};
 use crate::room::Room;
 use crate::virtio::{Transport, feature, status};
 use crate::virtqueue::Wake;
@@ -486,7 +486,12 @@ impl Engine for VirtioCrypto {
             // Whether or not the reset was seen: no DMA without bus mastering.
             let cut = self.transport.function().set_bus_master(false);
             self.sessions().forget();
-            let stopped = reset.or(cut);
+            // Without anything between the device and memory only a reset that was seen will do: a
+            // write may be under way still.
+            let stopped = match self.transport.function().dma_reach() {
+                DmaReach::Physical => reset.and(cut),
+                DmaReach::Translated | DmaReach::Software => reset.or(cut),
+            };
             if stopped.is_ok() {
                 control.close(|session| session.set(SessionState::Absent));
                 while self.commands.pop().is_some() {}
