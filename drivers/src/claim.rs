@@ -234,13 +234,7 @@ impl<T> Claim<T> {
         unsafe { self.block.as_ref() }
     }
 
-    /// Whether the request was given up.
-    #[inline]
-    pub fn is_detached(&self) -> bool {
-        self.block().word.load(Ordering::Relaxed) & DETACHED != 0
-    }
-
-    /// As [`is_detached`](Self::is_detached): `None` where it was given up, else what
+    /// Whether the request was given up: `None` where it was, else what
     /// [`begin`](Self::begin) starts from.
     #[inline(always)]
     pub fn look(&self) -> Option<Seen> {

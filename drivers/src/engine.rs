@@ -97,6 +97,18 @@ impl Cipher {
         }
     }
 
+    /// Checks the length of a key.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where it is not [`key_len`](Self::key_len).
+    pub fn check_key(self, len: usize) -> Result<()> {
+        let wanted = self.key_len();
+        if len == wanted {
+            return Ok(());
+        }
+        Err(Error::Invalid(format!("a key of {len} bytes does not fit {self}, which takes {wanted}")))
+    }
+
     /// Bytes of the IV: 16, or 0 for ECB.
     pub const fn iv_len(self) -> usize {
         match self.mode() {

@@ -195,13 +195,7 @@ impl Device {
     pub fn cipher_key(&self, cipher: Cipher, key: &[u8]) -> Result<CipherKey> {
         self.0.check_fork()?;
         // Looked at before the copy, which has a limit of its own.
-        if key.len() != cipher.key_len() {
-            return Err(Error::Invalid(format!(
-                "a key of {} bytes does not fit {cipher}, which takes {}",
-                key.len(),
-                cipher.key_len()
-            )));
-        }
+        cipher.check_key(key.len())?;
         let key = Arc::new(Secret::new(key)?);
         let session =
             |direction| self.0.engine.session(SessionSpec { cipher, direction, key: Arc::clone(&key) });

@@ -98,13 +98,12 @@ impl Epoch {
 
 #[cfg(not(ringbell_loom))]
 mod imp {
-    use std::num::NonZeroUsize;
     use std::ptr::NonNull;
 
     use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, munmap};
 
     use super::{AtomicU64, WORDS};
-    use crate::dma::memory::PAGE;
+    use crate::dma::memory::{PAGE, PAGE_SIZE};
     use crate::error::{Error, Result};
 
     #[derive(Debug)]
@@ -118,11 +117,10 @@ mod imp {
     impl Words {
         pub(super) fn new() -> Result<Self> {
             const { assert!(WORDS * size_of::<AtomicU64>() == PAGE) };
-            let len = const { NonZeroUsize::new(PAGE).unwrap() };
             let attempted = "map the page that a fork wipes";
             let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
             // SAFETY: a new anonymous map at an address of the kernel's choice.
-            let base = unsafe { mmap_anonymous(None, len, protection, MapFlags::MAP_PRIVATE) }
+            let base = unsafe { mmap_anonymous(None, PAGE_SIZE, protection, MapFlags::MAP_PRIVATE) }
                 .map_err(|e| Error::io(attempted, e))?;
             let words = Self(base.cast());
             // SAFETY: the range is the map just made; the advice acts in children only.

@@ -18,6 +18,11 @@ use std::sync::Arc;
 const HUGE_PAGE: usize = 2 << 20;
 /// Size of an ordinary page, in bytes.
 pub(crate) const PAGE: usize = 4096;
+/// The same, for mmap.
+pub(super) const PAGE_SIZE: NonZeroUsize = match NonZeroUsize::new(PAGE) {
+    Some(size) => size,
+    None => unreachable!(),
+};
 
 /// A file mapped into this process and shared with another party: a device, or the simulator of
 /// one, which writes it at any time.

@@ -1,13 +1,12 @@
 //! Keys in memory: on pages of their own, out of core dumps, wiped in a forked child, zeroised.
 
 use std::fmt;
-use std::num::NonZeroUsize;
 use std::ptr::NonNull;
 
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, munmap};
 use zeroize::Zeroize;
 
-use super::memory::PAGE;
+use super::memory::{PAGE, PAGE_SIZE};
 use crate::error::{Error, Result};
 
 /// A secret of up to a page: left out of core dumps, reads as zeros in a forked child, zeroised when
@@ -28,10 +27,6 @@ impl Secret {
     /// # Errors
     /// [`Error::Invalid`] for more, or the system's.
     pub fn new(bytes: &[u8]) -> Result<Self> {
-        const SIZE: NonZeroUsize = match NonZeroUsize::new(PAGE) {
-            Some(size) => size,
-            None => unreachable!(),
-        };
         if bytes.len() > PAGE {
             return Err(Error::Invalid(format!("a secret of {} bytes is longer than {PAGE}", bytes.len())));
         }
@@ -39,7 +34,7 @@ impl Secret {
         let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         // SAFETY: a new anonymous map at an address of the kernel's choice.
         let base =
-            unsafe { mmap_anonymous(None, SIZE, protection, MapFlags::MAP_PRIVATE) }.map_err(failed)?;
+            unsafe { mmap_anonymous(None, PAGE_SIZE, protection, MapFlags::MAP_PRIVATE) }.map_err(failed)?;
         let secret = Self { base: base.cast(), len: bytes.len() };
         // SAFETY: the range is the map just made, which `secret` owns.
         unsafe {

@@ -377,13 +377,8 @@ impl Engine for VirtioCrypto {
     }
 
     fn session(&self, spec: SessionSpec) -> Result<Arc<Session>> {
-        let (cipher, len) = (spec.cipher, spec.key.len());
-        if len != cipher.key_len() {
-            return Err(Error::Invalid(format!(
-                "a key of {len} bytes does not fit {cipher}, which takes {}",
-                cipher.key_len()
-            )));
-        }
+        let cipher = spec.cipher;
+        cipher.check_key(spec.key.len())?;
         let offered = self.offered();
         if !offered.contains(&cipher) {
             let names: Vec<_> = offered.iter().map(|cipher| cipher.name()).collect();

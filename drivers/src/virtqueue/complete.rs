@@ -229,11 +229,6 @@ impl<T, M: RingMemory> Completer<T, M> {
         self.completed = self.published();
         self.room.announce();
     }
-
-    /// Whether this process is a forked child, which must leave the queue alone.
-    pub fn is_child(&self) -> bool {
-        self.shared.epoch.is_child()
-    }
 }
 
 /// One drain: the counts of the completer, in registers.

@@ -205,11 +205,6 @@ impl<T, M: RingMemory> Burst<'_, T, M> {
         let slot = slot.load(Ordering::Relaxed);
         Some(Vacancy { submitter, slot })
     }
-
-    /// Requests of this burst that are not published yet.
-    pub fn pending(&self) -> u64 {
-        self.submitter.position - self.submitter.published
-    }
 }
 
 impl<T, M: RingMemory> Drop for Burst<'_, T, M> {
