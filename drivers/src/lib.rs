@@ -3,6 +3,7 @@
 //!
 //! ```text
 //!   address          what to open
+//!   sysfs            what Linux says of its PCI functions
 //!   pci              the seam: how a PCI function is reached; mmio: registers in a mapped BAR
 //!   dma              memory that the device can reach; the fork generation and epoch words
 //!   virtio           the virtio PCI transport: capabilities, features, initialisation
@@ -24,6 +25,7 @@ pub mod mmio;
 pub mod pci;
 pub mod primitive;
 pub mod room;
+pub mod sysfs;
 pub mod virtio;
 pub mod virtio_crypto;
 pub mod virtqueue;
