@@ -23,6 +23,7 @@ mod pages;
 mod software;
 mod speed;
 
+use std::env::VarError;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
@@ -81,15 +82,17 @@ fn answer(error: &clap::Error) -> Result<ExitCode> {
 
 /// Messages of the library to stderr: warnings, or what RINGBELL_LOG says.
 fn start_log() -> Result<()> {
+    let asked = match std::env::var("RINGBELL_LOG") {
+        Ok(text) => text,
+        Err(VarError::NotPresent) => String::new(),
+        Err(why) => return Err(Error::usage("read RINGBELL_LOG", why)),
+    };
+    // That crate warns of everything that a function may lack, and repeats what our errors say.
+    let asked = if asked.contains("vfio_ioctls") { asked } else { format!("vfio_ioctls=off,{asked}") };
     let filter = EnvFilter::builder()
         .with_default_directive(LevelFilter::WARN.into())
-        .with_env_var("RINGBELL_LOG")
-        .try_from_env();
-    let filter = match (filter, std::env::var_os("RINGBELL_LOG")) {
-        (Ok(filter), _) => filter,
-        (Err(_), None) => EnvFilter::new("warn"),
-        (Err(why), Some(_)) => return Err(Error::usage("read RINGBELL_LOG", why)),
-    };
+        .parse(asked)
+        .map_err(|why| Error::usage("read RINGBELL_LOG", why))?;
     let colours = std::io::stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
     Ok(())
