@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use nix::unistd::Uid;
+use nix::unistd::{Uid, geteuid};
 use ringbell_drivers::address::Bdf;
 use ringbell_drivers::sysfs::FunctionInfo;
 
@@ -20,7 +20,9 @@ pub(crate) fn run(args: &BindArgs) -> Result<()> {
     let machine = Machine::here();
     let facts = Facts::read(&machine)?;
     let wish = Wish { functions: once(&args.functions), user, force: args.force };
-    let again = again("bind", &wish.functions, args.user.as_deref());
+    // Whoever is not root wants to use it without being root.
+    let me = (!geteuid().is_root()).then(node::me);
+    let again = again("bind", &wish.functions, args.user.as_ref().or(me.as_ref()).map(String::as_str));
     for line in bind(&machine, &facts, &wish, &again)? {
         out::print_line(&line)?;
     }
@@ -127,6 +129,10 @@ fn decide(
         return Err(NO_IOMMU.to_owned());
     };
     let is_there = one.info.driver.as_deref() == Some(VFIO_PCI);
+    // First what is lost: whoever reads of --force has to have read that.
+    if !force && !one.uses.is_empty() {
+        return Err(format!("it is in use: {}; --force takes it away all the same", one.uses.join(", ")));
+    }
     if !force && !is_there && known::known(&one.info).is_none() {
         return Err(format!(
             "ringbell drives {}; this is something else ({what}, {:04x}:{:04x}); --force hands it over all the same",
@@ -134,9 +140,6 @@ fn decide(
             one.info.vendor,
             one.info.device
         ));
-    }
-    if !force && !one.uses.is_empty() {
-        return Err(format!("it is in use: {}; --force takes it away all the same", one.uses.join(", ")));
     }
     let in_the_way: Vec<_> = neighbours.iter().filter(|other| !other.info.leaves_group_viable()).collect();
     if in_the_way.is_empty() {
@@ -404,7 +407,11 @@ mod tests {
              controller, 8086:10d3); --force hands it over all the same"
         );
         nic.net("eth0");
-        let disk = fake.function("0000:00:05.0", 0x1af4, 0x1054, 0x0b_4000).group(4).driver("virtio-pci");
+        assert_eq!(
+            refused(&fake, &[BDF]),
+            "0000:00:04.0: it is in use: eth0 is up; --force takes it away all the same"
+        );
+        let disk = fake.function("0000:00:05.0", 0x1af4, 0x1042, 0x01_0000).group(4).driver("virtio-pci");
         disk.block("sda", "8:0");
         disk.block("sda/sda1", "8:1");
         assert_eq!(

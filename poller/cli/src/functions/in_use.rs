@@ -124,7 +124,7 @@ fn disks(sysfs: &Sysfs, facts: &Facts, device: &Path) -> Result<Vec<String>> {
             }
             folders.extend(multipath(&name).map(|whole| blocks.join(whole)));
             if (facts.claimed)(&name) {
-                claimed.push(format!("{name} is in use (a mount elsewhere, or a volume)"));
+                claimed.push(format!("{name} belongs to a volume, or to a mount elsewhere"));
             }
         }
     }
@@ -272,7 +272,7 @@ mod tests {
         let mut facts = facts("", "", &[]);
         facts.claimed = |name| name == "sdb";
         let found = reasons(&fake.machine.sysfs, &facts, &disk.folder).unwrap();
-        assert_eq!(found, ["sdb is in use (a mount elsewhere, or a volume)"]);
+        assert_eq!(found, ["sdb belongs to a volume, or to a mount elsewhere"]);
     }
 
     #[test]

@@ -1,12 +1,11 @@
 //! `ringbell list`: the functions here, and whether each can be used now.
 
 use nix::errno::Errno;
-use nix::unistd::{User, geteuid};
 use ringbell_drivers::sysfs::FunctionInfo;
 use serde::Serialize;
 
 use super::bind::{NO_IOMMU, addresses};
-use super::{Machine, VFIO_PCI, known};
+use super::{Machine, VFIO_PCI, known, node};
 use crate::cli::ListArgs;
 use crate::error::{Error, Result};
 use crate::out;
@@ -14,7 +13,7 @@ use crate::out;
 /// Prints the functions.
 pub(crate) fn run(args: &ListArgs) -> Result<()> {
     let machine = Machine::here();
-    let rows = rows(&machine, args.all, &me())?;
+    let rows = rows(&machine, args.all, &node::me())?;
     if rows.is_empty() {
         out::note(&nothing(&machine, args.all));
         return Ok(());
@@ -27,12 +26,6 @@ pub(crate) fn run(args: &ListArgs) -> Result<()> {
         return Ok(());
     }
     out::print(table(&rows).as_bytes())
-}
-
-/// The user of this process.
-fn me() -> String {
-    let uid = geteuid();
-    User::from_uid(uid).ok().flatten().map_or_else(|| uid.to_string(), |user| user.name)
 }
 
 /// The object of `--json`: its keys are a contract.

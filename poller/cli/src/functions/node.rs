@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use nix::sys::stat::{major, minor};
-use nix::unistd::{Uid, User};
+use nix::unistd::{Uid, User, geteuid};
 
 use super::Machine;
 use crate::error::{Error, Result, plain};
@@ -107,6 +107,12 @@ fn names(folder: &Path) -> impl Iterator<Item = String> + use<> {
         .filter_map(|entry| entry.file_name().into_string().ok())
 }
 
+/// The user of this process.
+pub(super) fn me() -> String {
+    let uid = geteuid();
+    User::from_uid(uid).ok().flatten().map_or_else(|| uid.to_string(), |user| user.name)
+}
+
 /// The user of that name or number.
 pub(super) fn user(given: &str) -> Result<Uid> {
     if let Ok(number) = given.parse::<u32>() {
@@ -153,6 +159,24 @@ mod tests {
         assert_eq!(found, ["deleted (9)", "group (12)", "device (14)", "cdev (15)"]);
         let other = fake.function("0000:00:05.0", 0x1af4, 0x1054, 0x0b_4000);
         assert_eq!(fake.machine.processes_with(Some(4), &other.folder), [""; 0]);
+    }
+
+    #[test]
+    fn where_udev_runs_a_node_is_ready_when_udev_has_seen_it() {
+        let fake = Fake::new();
+        let node = fake.machine.node(3);
+        assert!(!fake.machine.is_settled(&node));
+        fake.node("3");
+        assert!(fake.machine.is_settled(&node));
+        let udev = fake.machine.path("run/udev");
+        fs::create_dir_all(udev.join("data")).unwrap();
+        fs::write(udev.join("control"), "").unwrap();
+        assert!(!fake.machine.is_settled(&node));
+        // It is waited for, and then done without.
+        assert_eq!(fake.machine.wait_for_node(3).unwrap(), node);
+        // A regular file has the device number 0:0.
+        fs::write(udev.join("data/c0:0"), "").unwrap();
+        assert!(fake.machine.is_settled(&node));
     }
 
     #[test]
