@@ -145,7 +145,7 @@ fn a_kernel_panic_is_an_error() {
 }
 
 fn a_job_over_its_time_limit_is_an_error() {
-    let limit = Duration::from_secs(8);
+    let limit = Duration::from_secs(5);
     let failure = Machine::new().job("echo begun; sleep 1000").time_limit(limit).run().unwrap_err();
     assert!(matches!(failure, Failure::TimeLimit { .. }), "{failure}");
 }
