@@ -69,14 +69,15 @@ struct Chosen {
 
 fn bind(machine: &Machine, facts: &Facts, wish: &Wish, again: &str) -> Result<Vec<String>> {
     let attempted = format!("bind {}", addresses(&wish.functions));
-    // What stands in the way is said to anybody, but whoever may go on decides under the lock.
-    let may = machine.may_change_drivers(&attempted, again);
-    let memory = may.and_then(|()| Memory::open(machine));
-    let mut chosen = Vec::new();
-    for bdf in &wish.functions {
-        chosen.push(choose(machine, facts, wish, *bdf)?);
-    }
-    let memory = memory?;
+    let choose_all = || {
+        let each = wish.functions.iter().map(|bdf| choose(machine, facts, wish, *bdf));
+        each.collect::<Result<Vec<_>>>()
+    };
+    // What stands in the way is said to anybody, and leaves no trace; what holds is seen under the lock.
+    choose_all()?;
+    machine.may_change_drivers(&attempted, again)?;
+    let memory = Memory::open(machine)?;
+    let chosen = choose_all()?;
     load_modules(machine).map_err(|why| Error::failed(&attempted, why))?;
     for one in chosen.iter().filter(|one| !one.uses.is_empty()) {
         out::note(&format!("taking {} away all the same: {}", one.info.bdf, one.uses.join(", ")));
@@ -394,6 +395,7 @@ mod tests {
             refused(&fake, &[BDF]),
             "0000:00:04.0: it is a bridge (PCI bridge), which the functions behind it need"
         );
+        assert!(!fake.machine.path("run/ringbell").exists());
         assert!(bind_with(&fake, &asked(&[BDF], None, true)).is_err());
     }
 

@@ -25,17 +25,15 @@ fn unbind(
     again: &str,
     say: &mut dyn FnMut(&str) -> Result<()>,
 ) -> Result<()> {
-    let may = machine.may_change_drivers(&format!("unbind {}", addresses(functions)), again);
-    let memory = may.and_then(|()| Memory::open(machine));
-    let mut chosen = Vec::new();
-    for bdf in functions {
-        let info = machine.sysfs.function(*bdf)?;
-        let users =
-            if force { Vec::new() } else { machine.processes_with(info.group, &machine.sysfs.path(*bdf)) };
-        decide(&info, &users).map_err(|why| Error::failed(format!("unbind {bdf}"), why))?;
-        chosen.push(info);
-    }
-    let memory = memory?;
+    let choose_all = || {
+        let each = functions.iter().map(|bdf| choose(machine, *bdf, force));
+        each.collect::<Result<Vec<_>>>()
+    };
+    // What stands in the way is said to anybody, and leaves no trace; what holds is seen under the lock.
+    choose_all()?;
+    machine.may_change_drivers(&format!("unbind {}", addresses(functions)), again)?;
+    let memory = Memory::open(machine)?;
+    let chosen = choose_all()?;
     let mut plan = Vec::new();
     for info in chosen {
         let had = memory.recall(info.bdf)?;
@@ -55,6 +53,14 @@ fn unbind(
         say(&format!("{bdf}: {VFIO_PCI} -> {}", now.as_deref().unwrap_or("no driver")))?;
     }
     Ok(())
+}
+
+/// Looks at one function, and at who has it.
+fn choose(machine: &Machine, bdf: Bdf, force: bool) -> Result<FunctionInfo> {
+    let info = machine.sysfs.function(bdf)?;
+    let users = if force { Vec::new() } else { machine.processes_with(info.group, &machine.sysfs.path(bdf)) };
+    decide(&info, &users).map_err(|why| Error::failed(format!("unbind {bdf}"), why))?;
+    Ok(info)
 }
 
 /// Whether a function may be taken from vfio-pci; `users` are the processes that have it.
