@@ -1,6 +1,5 @@
 //! `/dev/vfio/N`, the device node of an IOMMU group, and `/dev/vfio/vfio`, the container's.
 
-use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -67,44 +66,6 @@ impl Machine {
             Err(error) => Err(Error::failed(format!("take {} back", node.display()), plain(&error))),
         }
     }
-
-    /// Processes that have the group open, or the function itself, as far as this process can see:
-    /// `ringbell (1234)`. One that has only a mapping left is not seen.
-    pub(super) fn processes_with(&self, group: Option<u32>, function: &Path) -> Vec<String> {
-        let mut nodes: Vec<_> = group.map(|group| format!("/dev/vfio/{group}")).into_iter().collect();
-        nodes.extend(names(&function.join("vfio-dev")).map(|name| format!("/dev/vfio/devices/{name}")));
-        let function = function.canonicalize().unwrap_or_default();
-        let proc = self.path("proc");
-        let mut pids: Vec<u32> = names(&proc).filter_map(|name| name.parse().ok()).collect();
-        pids.sort_unstable();
-        pids.retain(|pid| {
-            let process = proc.join(pid.to_string());
-            names(&process.join("fd")).any(|fd| {
-                let target = fs::read_link(process.join("fd").join(&fd)).unwrap_or_default();
-                let target = target.to_string_lossy();
-                if target.starts_with("anon_inode:[vfio-device]") {
-                    // Newer kernels say which.
-                    let text = fs::read_to_string(process.join("fdinfo").join(&fd)).unwrap_or_default();
-                    let mut paths = text.lines().filter_map(|line| line.strip_prefix("vfio-device-syspath:"));
-                    return paths.any(|path| Path::new(path.trim()) == function);
-                }
-                nodes.iter().any(|node| target.strip_suffix(" (deleted)").unwrap_or(&target) == node)
-            })
-        });
-        let name = |pid: u32| {
-            let comm = fs::read_to_string(proc.join(format!("{pid}/comm"))).unwrap_or_default();
-            format!("{} ({pid})", comm.trim())
-        };
-        pids.into_iter().map(name).collect()
-    }
-}
-
-fn names(folder: &Path) -> impl Iterator<Item = String> + use<> {
-    fs::read_dir(folder)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter_map(|entry| entry.file_name().into_string().ok())
 }
 
 /// The user of this process.
@@ -132,6 +93,8 @@ pub(super) fn user(given: &str) -> Result<Uid> {
 mod tests {
     use super::*;
     use crate::functions::fake::Fake;
+    use ringbell_drivers::vfio::holders;
+    use std::fs;
     use std::os::unix::fs::symlink;
 
     #[test]
@@ -155,10 +118,10 @@ mod tests {
         process(13, "other", "/dev/vfio/33");
         process(14, "device", "anon_inode:[vfio-device]");
         process(15, "cdev", "/dev/vfio/devices/vfio7");
-        let found = fake.machine.processes_with(Some(3), &function.folder);
+        let found = holders(&fake.machine.path("proc"), Some(3), &function.folder);
         assert_eq!(found, ["deleted (9)", "group (12)", "device (14)", "cdev (15)"]);
         let other = fake.function("0000:00:05.0", 0x1af4, 0x1054, 0x0b_4000);
-        assert_eq!(fake.machine.processes_with(Some(4), &other.folder), [""; 0]);
+        assert_eq!(holders(&fake.machine.path("proc"), Some(4), &other.folder), [""; 0]);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use ringbell_drivers::address::Bdf;
 use ringbell_drivers::sysfs::FunctionInfo;
+use ringbell_drivers::vfio::holders;
 
 use super::bind::{addresses, again, once};
 use super::memory::{Had, Memory};
@@ -58,7 +59,8 @@ fn unbind(
 /// Looks at one function, and at who has it.
 fn choose(machine: &Machine, bdf: Bdf, force: bool) -> Result<FunctionInfo> {
     let info = machine.sysfs.function(bdf)?;
-    let users = if force { Vec::new() } else { machine.processes_with(info.group, &machine.sysfs.path(bdf)) };
+    let users =
+        if force { Vec::new() } else { holders(&machine.path("proc"), info.group, &machine.sysfs.path(bdf)) };
     decide(&info, &users).map_err(|why| Error::failed(format!("unbind {bdf}"), why))?;
     Ok(info)
 }
