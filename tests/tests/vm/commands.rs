@@ -32,6 +32,13 @@ fn what_is_in_use_is_not_taken_away() {
         echo $behind $crypto > /out/addresses
         fails group 1 ringbell bind $crypto
         fails other 1 ringbell bind $behind
+        # Somebody binds it all the same, by hand.
+        modprobe vfio-pci; echo vfio-pci > /sys/bus/pci/devices/$crypto/driver_override
+        echo $crypto > /sys/bus/pci/devices/$crypto/driver/unbind; echo $crypto > /sys/bus/pci/drivers_probe
+        basename $(readlink /sys/bus/pci/devices/$crypto/driver) > /out/by-hand
+        ringbell list > /out/list-by-hand
+        fails not-viable 1 ringbell speed --device $crypto
+        ringbell unbind $crypto || exit 1
         ringbell list > /out/list
         for f in 0000:00:04.0 0000:00:06.0 $behind; do basename $(readlink /sys/bus/pci/devices/$f/driver); done > /out/drivers
         [ -d /run/ringbell/bind ] && ls /run/ringbell/bind > /out/remembered
@@ -63,6 +70,8 @@ fn what_is_in_use_is_not_taken_away() {
     let group = one_line(&outcome, "group");
     assert!(group.contains(addresses[0]) && group.contains("e1000"), "{group}");
     assert!(outcome.text("list").contains(addresses[0]), "{}", outcome.text("list"));
+    let not_viable = one_line(&outcome, "not-viable");
+    assert!(not_viable.contains(&format!("{} (e1000)", addresses[0])), "{not_viable}");
     assert!(one_line(&outcome, "other").contains("--force"));
     let drivers: Vec<&str> = outcome.text("drivers").lines().collect();
     assert_eq!(drivers, ["nvme", "e1000e", "e1000", "e1000"], "nothing was taken, and what was came back");
