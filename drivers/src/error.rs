@@ -21,6 +21,91 @@ pub enum Error {
         why: String,
     },
 
+    /// There is no PCI function at that address.
+    #[error(
+        "cannot find PCI function {device}: there is none at this address; `ringbell list` shows those that are there"
+    )]
+    NoSuchFunction {
+        /// The address.
+        device: String,
+    },
+
+    /// The function is not in the hands of a driver that gives it to user space.
+    #[error("cannot open {device}: it is bound to {}; hand it over with: ringbell bind {device}", .driver.as_deref().unwrap_or("no driver"))]
+    NotBound {
+        /// The function.
+        device: String,
+        /// The driver that has it.
+        driver: Option<String>,
+    },
+
+    /// No IOMMU stands between the function and memory.
+    #[error("cannot open {device}: {why}")]
+    NoIommu {
+        /// The function.
+        device: String,
+        /// How that is known, and what to do.
+        why: String,
+    },
+
+    /// Other functions that the IOMMU cannot tell from this one are in the hands of other drivers.
+    #[error(
+        "cannot open {device}: its IOMMU group {group} holds functions of other drivers: {others}; hand them over too, or unbind them"
+    )]
+    GroupNotViable {
+        /// The function.
+        device: String,
+        /// Its group.
+        group: u32,
+        /// The other functions, each with its driver.
+        others: String,
+    },
+
+    /// Another process has the function's group open.
+    #[error("cannot open {device}: its IOMMU group {group} is in use by {by}; stop that first")]
+    GroupTaken {
+        /// The function.
+        device: String,
+        /// Its group.
+        group: u32,
+        /// Who has it, as far as this process can see.
+        by: String,
+    },
+
+    /// This user may not open the function's device node.
+    #[error("cannot open {device}: no permission for {node}; as root: ringbell bind {device} --user {user}")]
+    NoPermission {
+        /// The function.
+        device: String,
+        /// The device node.
+        node: String,
+        /// The user of this process.
+        user: String,
+    },
+
+    /// The limit of locked memory does not let the device have so much.
+    #[error(
+        "cannot map {bytes} bytes for DMA by {device}: the limit of locked memory is {limit} bytes; raise it (ulimit -l, LimitMEMLOCK= of systemd), or open the device with a smaller arena"
+    )]
+    LockedMemory {
+        /// The function.
+        device: String,
+        /// Bytes that were to be mapped.
+        bytes: u64,
+        /// RLIMIT_MEMLOCK, in bytes.
+        limit: u64,
+    },
+
+    /// A virtio device behind an IOMMU that does not know it: it would take mapped addresses as
+    /// physical ones (VIRTIO 1.2, 6, ACCESS_PLATFORM).
+    #[error(
+        "cannot drive {device}: it is behind an IOMMU but does not offer ACCESS_PLATFORM, so it would take mapped addresses as physical ones; with QEMU, add iommu_platform=on to the device"
+    )]
+    NoAccessPlatform {
+        /// The function.
+        device: String,
+    },
+
     /// A call of the operating system failed.
     #[error("cannot {attempted}: {source}{}", hint(.remedy))]
     Io {

@@ -3,7 +3,9 @@
 //!
 //! ```text
 //!   address          what to open
+//!   sysfs            what Linux says of its PCI functions
 //!   pci              the seam: how a PCI function is reached; mmio: registers in a mapped BAR
+//!   vfio             a function that the kernel has handed over, behind an IOMMU
 //!   dma              memory that the device can reach; the fork generation and epoch words
 //!   virtio           the virtio PCI transport: capabilities, features, initialisation
 //!   virtqueue        a split ring in two halves, submitter and completer
@@ -24,6 +26,9 @@ pub mod mmio;
 pub mod pci;
 pub mod primitive;
 pub mod room;
+pub mod sysfs;
+#[cfg(not(ringbell_loom))]
+pub mod vfio;
 pub mod virtio;
 pub mod virtio_crypto;
 pub mod virtqueue;

@@ -9,11 +9,15 @@ use std::sync::Arc;
 
 use nix::sys::mman::munmap;
 
+use crate::dma::ForkPage;
+
 /// A mapped piece of a BAR. Unmapped when its last register is dropped.
 #[derive(Debug)]
 pub struct Map {
     base: NonNull<u8>,
     len: usize,
+    /// Tells in a forked child that the map is not there.
+    fork: Arc<ForkPage>,
 }
 
 // SAFETY: the map is plain device memory, valid until Drop, and is accessed only by volatile
@@ -24,13 +28,15 @@ unsafe impl Send for Map {}
 unsafe impl Sync for Map {}
 
 impl Map {
-    /// Takes over `len` mapped bytes at `base`.
+    /// Takes over `len` mapped bytes at `base`. `fork` tells this process from forked children, which
+    /// must not have the map (MADV_DONTFORK); they never write to a register (the epoch word comes
+    /// first), and dropping one there does nothing.
     ///
     /// # Safety
     /// `base` must come from mmap with at least that length, shared, readable and writable, and
     /// nobody else may unmap it.
-    pub unsafe fn from_raw(base: NonNull<u8>, len: usize) -> Arc<Self> {
-        Arc::new(Self { base, len })
+    pub unsafe fn from_raw(base: NonNull<u8>, len: usize, fork: Arc<ForkPage>) -> Arc<Self> {
+        Arc::new(Self { base, len, fork })
     }
 
     /// The 16-bit register at `offset`, or `None` where it is not inside or not aligned.
@@ -46,6 +52,10 @@ impl Map {
 
 impl Drop for Map {
     fn drop(&mut self) {
+        // In a forked child the range is not mapped and may hold something else by now.
+        if self.fork.is_child() {
+            return;
+        }
         // SAFETY: from_raw's caller gave us the only right to unmap it; no register is left, since
         // each holds an Arc of this. An error leaves the map in place, which harms nothing.
         let _ = unsafe { munmap(self.base.cast(), self.len) };

@@ -12,6 +12,7 @@ use ringbell_drivers::address::Address;
 use ringbell_drivers::dma::{DmaBuffer, ForkPage, Secret};
 use ringbell_drivers::engine::{Capabilities, Cipher, Direction, Engine, SessionSpec};
 use ringbell_drivers::pci::PciFunction;
+use ringbell_drivers::vfio::VfioFunction;
 use ringbell_drivers::virtio_crypto::{DataCompleter, DataSubmitter, VirtioCrypto};
 use ringbell_drivers::{Error, Result};
 
@@ -78,11 +79,14 @@ impl fmt::Debug for Device {
 }
 
 impl Device {
-    /// Opens the device at `address`: `sim:` and its options for a simulated one. (PCI functions,
-    /// `vfio-user:` and `daemon:` are read, and refused until their backends are there.)
+    /// Opens the device at `address`: `sim:` and its options for a simulated one, `0000:00:04.0` for
+    /// a PCI function that is bound to `vfio-pci` (`ringbell bind` does that). `vfio-user:` and
+    /// `daemon:` are read, and refused until their backends are there.
     ///
     /// # Errors
     /// The address means nothing, or the device cannot be driven; the error says why and what to do.
+    /// See [`VfioFunction::open`](ringbell_drivers::vfio::VfioFunction::open) for what may stand in
+    /// the way of a PCI function.
     pub fn open(address: &str) -> Result<Self> {
         Self::open_with(address, &DeviceOptions::default())
     }
@@ -102,9 +106,11 @@ impl Device {
                 let sim = ringbell_sim::Sim::threaded(config).map_err(|e| bad(e.to_string()))?;
                 Self::from_function(sim.function(), options)
             }
+            Address::Pci(bdf) => Self::from_function(VfioFunction::open(bdf)?, options),
             _ => Err(Error::Address {
                 given: address.to_owned(),
-                why: "this version of Ringbell was built without the backend for it; it drives sim:"
+                why: "this version of Ringbell was built without the backend for it; it drives sim: and \
+                      PCI functions such as 0000:00:04.0"
                     .to_owned(),
             }),
         }

@@ -200,10 +200,7 @@ impl Transport {
         }
         let translated = offered & feature::mask(feature::ACCESS_PLATFORM) != 0;
         if self.function.dma_reach() == DmaReach::Translated && !translated {
-            return Err(bad(
-                "it is behind an IOMMU but does not offer ACCESS_PLATFORM, so it would take mapped \
-                 addresses as physical ones; with QEMU, add iommu_platform=on to the device",
-            ));
+            return Err(Error::NoAccessPlatform { device: self.function.address().to_owned() });
         }
         let needed = [feature::VERSION_1, feature::ACCESS_PLATFORM, feature::ORDER_PLATFORM];
         let accepted = offered & needed.iter().fold(wanted, |bits, bit| bits | feature::mask(*bit));

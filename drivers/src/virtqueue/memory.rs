@@ -44,7 +44,7 @@ pub struct RingAddresses {
 /// A split ring in DMA memory.
 ///
 /// ```text
-///   0           16 n        16 n + 6 + 2 n                    + 6 + 8 n
+///   0           16 n        16 n + 6 + 2 n                    4 bytes before a cache line
 ///   | desc[n]   | avail: flags idx ring[n] used_event | pad | used: flags idx ring[n] avail_event |
 ///   ^ driver writes                                         ^ device writes, on lines of its own
 /// ```
@@ -63,9 +63,11 @@ unsafe impl Send for SplitRing {}
 // SAFETY: as for Send. Each field of the available part is stored by one half of the queue only.
 unsafe impl Sync for SplitRing {}
 
-/// Bytes before the used ring: it starts on a cache line of its own.
+/// Bytes before the used ring: its flags and index end a cache line of their own, so that its elements
+/// begin the next one. An element then never crosses a line, nor a page: it is read by one load, and a
+/// QEMU before 9.1 behind an IOMMU writes the second half of one that crosses a page to a wrong address.
 const fn used_offset(size: usize) -> usize {
-    (16 * size + 6 + 2 * size).next_multiple_of(64)
+    (16 * size + 6 + 2 * size).next_multiple_of(64) + 60
 }
 
 impl SplitRing {
@@ -197,12 +199,9 @@ impl RingMemory for SplitRing {
     fn used_element(&self, position: u16) -> (u32, u32) {
         let offset = 4 + 8 * usize::from(position & self.mask);
         // SAFETY: the element lies in the used part (position < size after the mask) and is aligned
-        // to 4. The device may write it at any time; the volatile read takes one copy.
-        unsafe {
-            let element = self.used.add(offset).cast::<u32>();
-            let (id, len) = (element.read_volatile(), element.add(1).read_volatile());
-            (u32::from_le(id), u32::from_le(len))
-        }
+        // to 8 (used_offset). The device may write it at any time; the volatile read takes one copy.
+        let element = u64::from_le(unsafe { self.used.add(offset).cast::<u64>().read_volatile() });
+        (element as u32, (element >> 32) as u32)
     }
 }
 

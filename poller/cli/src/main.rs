@@ -4,6 +4,7 @@
 //!   cli        what can be asked for, by clap
 //!   speed      a measurement: requests, completions, every result checked
 //!   crypt      a file or a pipe through the accelerator
+//!   functions  list, bind, unbind: who has the PCI functions of this machine
 //!   pages      completions and man pages, generated from cli
 //!   software   AES by another implementation than the simulator's: the judge of results
 //!   device     addresses and ciphers, as the commands share them
@@ -18,11 +19,13 @@ mod cli;
 mod crypt;
 mod device;
 mod error;
+mod functions;
 mod out;
 mod pages;
 mod software;
 mod speed;
 
+use std::env::VarError;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
@@ -54,6 +57,9 @@ fn run() -> Result<ExitCode> {
     match cli.command {
         Command::Speed(args) => speed::run(&args)?,
         Command::Crypt(args) => crypt::run(args)?,
+        Command::List(args) => functions::list(&args)?,
+        Command::Bind(args) => functions::bind(&args)?,
+        Command::Unbind(args) => functions::unbind(&args)?,
         Command::Completions(args) => pages::completions(&args)?,
         Command::Man(args) => pages::man(&args)?,
     }
@@ -81,15 +87,17 @@ fn answer(error: &clap::Error) -> Result<ExitCode> {
 
 /// Messages of the library to stderr: warnings, or what RINGBELL_LOG says.
 fn start_log() -> Result<()> {
+    let asked = match std::env::var("RINGBELL_LOG") {
+        Ok(text) => text,
+        Err(VarError::NotPresent) => String::new(),
+        Err(why) => return Err(Error::usage("read RINGBELL_LOG", why)),
+    };
+    // That crate warns of everything that a function may lack, and repeats what our errors say.
+    let asked = if asked.contains("vfio_ioctls") { asked } else { format!("vfio_ioctls=off,{asked}") };
     let filter = EnvFilter::builder()
         .with_default_directive(LevelFilter::WARN.into())
-        .with_env_var("RINGBELL_LOG")
-        .try_from_env();
-    let filter = match (filter, std::env::var_os("RINGBELL_LOG")) {
-        (Ok(filter), _) => filter,
-        (Err(_), None) => EnvFilter::new("warn"),
-        (Err(why), Some(_)) => return Err(Error::usage("read RINGBELL_LOG", why)),
-    };
+        .parse(asked)
+        .map_err(|why| Error::usage("read RINGBELL_LOG", why))?;
     let colours = std::io::stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
     Ok(())

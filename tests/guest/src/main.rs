@@ -2,6 +2,10 @@
 //! which. The exit status is 0 when all went as it should, 101 after a panic, 2 when there is no such
 //! program.
 
+mod meddler;
+mod programs;
+mod work;
+
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -9,12 +13,19 @@ fn main() -> ExitCode {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments.as_slice() {
         ["hello"] => hello(),
-        other => {
-            eprintln!("ringbell-guest: there is no program {other:?}");
-            return ExitCode::from(2);
-        }
+        ["two", first, second] => programs::two(first, second),
+        [name, address] => match programs::NAMES.iter().find(|(known, _)| known == name) {
+            Some((_, program)) => program(address),
+            None => return none(&arguments),
+        },
+        _ => return none(&arguments),
     }
     ExitCode::SUCCESS
+}
+
+fn none(arguments: &[&str]) -> ExitCode {
+    eprintln!("ringbell-guest: there is no program {arguments:?}");
+    ExitCode::from(2)
 }
 
 /// That a static binary runs at all.

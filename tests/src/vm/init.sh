@@ -8,6 +8,8 @@ mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
 mkdir -p /dev/pts /dev/shm
 mount -t devpts devpts /dev/pts
+mkdir -p /run
+mount -t tmpfs -o mode=755 tmpfs /run
 for folder in /tmp /out /dev/shm; do mount -t tmpfs -o mode=1777 tmpfs $folder; done
 
 stty -F /dev/ttyS1 raw -echo

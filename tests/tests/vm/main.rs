@@ -4,7 +4,9 @@
 //! `RINGBELL_VM_REQUIRED` set, as `tests/run` does, it fails instead. Two run at a time, unless
 //! `--test-threads` says otherwise: an emulated machine takes a processor or more.
 
+mod commands;
 mod harness;
+mod vfio;
 
 use std::process::ExitCode;
 
@@ -31,7 +33,10 @@ fn main() -> ExitCode {
         eprintln!("virtual machines cannot be run here: {missing}");
     }
     let required = std::env::var_os("RINGBELL_VM_REQUIRED").is_some();
-    let trials = [harness::TESTS].concat().into_iter().map(|test| trial(test, missing.as_ref(), required));
+    let trials = [harness::TESTS, commands::TESTS, vfio::TESTS]
+        .concat()
+        .into_iter()
+        .map(|test| trial(test, missing.as_ref(), required));
     libtest_mimic::run(&arguments, trials.collect()).exit_code()
 }
 
