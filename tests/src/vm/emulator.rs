@@ -188,10 +188,6 @@ fn conclude(
     let console: String = text(CONSOLE)?;
     let emulator: String = text(MESSAGES)?;
     let tail = Tail::of(&console);
-    // A job may print these words, too: they count only where it has no outcome.
-    if told.results.is_none() && console.contains("Kernel panic - not syncing") {
-        return Err(Failure::Panic { console: tail });
-    }
     if told.late {
         return Err(Failure::TimeLimit { limit, console: tail });
     }
@@ -199,6 +195,10 @@ fn conclude(
         return Err(Failure::Guest { message, console: tail });
     }
     let (Some(boot), Some(status), Some((crc, length))) = (told.boot, told.status, told.results) else {
+        // A job may print these words, too: they count only where the guest fell silent.
+        if console.contains("Kernel panic - not syncing") {
+            return Err(Failure::Panic { console: tail });
+        }
         let status = ended.map_or_else(|| "killed".to_owned(), |status| status.to_string());
         return Err(Failure::Emulator { status, emulator, console: tail });
     };

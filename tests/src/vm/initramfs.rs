@@ -17,7 +17,7 @@ const RESULTS: [&str; 2] = ["ahci", "sd_mod"];
 
 /// Root, and a user without rights.
 const ETC: [(&str, &str); 3] = [
-    ("etc/passwd", "root:x:0:0:root:/root:/bin/sh\nalice:x:1000:1000:alice:/home/alice:/bin/sh\n"),
+    ("etc/passwd", "root:x:0:0:root:/:/bin/sh\nalice:x:1000:1000:alice:/home/alice:/bin/sh\n"),
     ("etc/group", "root:x:0:\nalice:x:1000:\n"),
     ("etc/shadow", "root:*:::::::\nalice:*:::::::\n"),
 ];
@@ -39,7 +39,7 @@ pub(super) fn build(
     job: &str,
 ) -> Result<Vec<u8>, Failure> {
     let mut archive = Archive::default();
-    for folder in ["proc", "sys", "dev", "tmp", "out", "root", "home/alice"] {
+    for folder in ["proc", "sys", "dev", "tmp", "out", "home/alice"] {
         archive.folder(folder);
     }
     busybox(&mut archive, &tools::find("busybox")?)?;

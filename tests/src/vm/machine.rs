@@ -109,7 +109,7 @@ impl Machine {
         self
     }
 
-    /// Memory in MiB: 512 without this, 96 is the least. Half of it is the limit of /out.
+    /// Memory in MiB: 512 without this, 96 is the least. A third of it is about what /out can hold.
     #[must_use]
     pub fn memory(mut self, mib: u32) -> Self {
         self.memory_mib = mib;
@@ -239,7 +239,7 @@ impl Machine {
         self
     }
 
-    /// What is done: a script for busybox's `sh`, run as root in /root. There is a user `alice`, number
+    /// What is done: a script for busybox's `sh`, run as root in /tmp. There is a user `alice`, number
     /// 1000, for `su alice -c`. What it leaves in /out comes back.
     #[must_use]
     pub fn job(mut self, script: &str) -> Self {

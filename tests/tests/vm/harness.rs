@@ -28,12 +28,12 @@ fn lines(text: &str) -> Vec<&str> {
 
 fn files_and_output_come_back_from_a_job_that_a_signal_killed() {
     let outcome = Machine::new()
-        .contents("/root/lines", "one\ntwo\n", 0o600)
+        .contents("/etc/lines", "one\ntwo\n", 0o600)
         .job(
             "dd if=/dev/urandom of=/out/random bs=1M count=8
              sha256sum /out/random | cut -d ' ' -f 1 > /out/sum
-             mkdir -p /out/a/b; : > /out/a/b/empty; cp lines /out/lines
-             su alice -c 'id -un; id -u; ulimit -l; cat /root/lines' > /out/alice 2>&1
+             mkdir -p /out/a/b; : > /out/a/b/empty; cp /etc/lines /out
+             su alice -c 'id -un; id -u; ulimit -l; cat /etc/lines' > /out/alice 2>&1
              echo to stdout; echo to stderr >&2
              echo status 0 > /dev/console; echo 'Kernel panic - not syncing: in words only'
              kill -KILL $$",
