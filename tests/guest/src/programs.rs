@@ -123,6 +123,16 @@ pub(crate) fn idle(address: &str) {
     check_accounting(&device.stats());
 }
 
+/// Interrupts of a function that the kernel has handed on since it was opened.
+fn interrupts_of(address: &str) -> u64 {
+    let table = std::fs::read_to_string("/proc/interrupts").expect("/proc/interrupts");
+    let ours = table.lines().filter(|line| line.contains("vfio") && line.contains(address));
+    // After the number of the interrupt stands a count for each processor.
+    let counts =
+        ours.flat_map(|line| line.split_whitespace().skip(1).map_while(|word| word.parse::<u64>().ok()));
+    counts.sum()
+}
+
 /// Interrupts alone wake this poller: one request after another, then a full ring.
 pub(crate) fn interrupts(address: &str) {
     const ALONE: usize = 2000;
@@ -135,9 +145,10 @@ pub(crate) fn interrupts(address: &str) {
         assert_eq!(desk.run(&key, &[round as u8; 64]), Ok(Answer::Yes));
     }
     let each = start.elapsed() / ALONE as u32;
-    // A wake-up that was lost would have waited for the tick, an eighth of a second.
-    println!("alone {ALONE} each_us {} sleeps {}", each.as_micros(), poller.sleeps());
-    assert!(each < Duration::from_millis(60), "interrupts are lost: {each:?} for each request");
+    let interrupts = interrupts_of(address);
+    println!("alone {ALONE} each_us {} sleeps {} interrupts {interrupts}", each.as_micros(), poller.sleeps());
+    // One that is not opened again comes once.
+    assert!(interrupts > 50, "{interrupts} interrupts for {ALONE} requests, {} sleeps", poller.sleeps());
     poller.shutdown();
     check_accounting(&device.stats());
 }
