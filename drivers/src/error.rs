@@ -85,13 +85,15 @@ pub enum Error {
 
     /// The limit of locked memory does not let the device have so much.
     #[error(
-        "cannot map {bytes} bytes for DMA by {device}: the limit of locked memory is {limit} bytes; raise it (ulimit -l, LimitMEMLOCK= of systemd), or open the device with a smaller arena"
+        "cannot map {bytes} bytes for DMA by {device}: the limit of locked memory is {limit} bytes, of which {locked} are in use; raise it (ulimit -l, LimitMEMLOCK= of systemd), or open the device with a smaller arena"
     )]
     LockedMemory {
         /// The function.
         device: String,
         /// Bytes that were to be mapped.
         bytes: u64,
+        /// Bytes that this process has locked already.
+        locked: u64,
         /// RLIMIT_MEMLOCK, in bytes.
         limit: u64,
     },

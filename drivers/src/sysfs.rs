@@ -158,14 +158,17 @@ impl FunctionInfo {
         self.class >> 16 == 0x06
     }
 
+    /// Whether a driver has it that gives it to user space: vfio-pci, or one for a certain device that
+    /// builds on that and is named after it (`mlx5_vfio_pci`).
+    pub fn is_given_away(&self) -> bool {
+        self.driver.as_deref().is_some_and(|driver| driver.replace('_', "-").ends_with("vfio-pci"))
+    }
+
     /// Whether its IOMMU group can be given to user space while it is as it is: a driver that does no
     /// DMA of its own has it, or none, or it passes on what others do (a PCI-to-PCI bridge).
     pub fn leaves_group_viable(&self) -> bool {
-        let harmless = |driver: &str| {
-            // Drivers for one device that build on vfio-pci are named after it: mlx5-vfio-pci.
-            driver.ends_with("vfio-pci") || driver == "pci-stub" || driver == "pcieport"
-        };
-        self.class >> 8 == 0x0604 || self.driver.as_deref().is_none_or(harmless)
+        let harmless = |driver: &str| driver == "pci-stub" || driver == "pcieport";
+        self.class >> 8 == 0x0604 || self.is_given_away() || self.driver.as_deref().is_none_or(harmless)
     }
 }
 
@@ -280,7 +283,7 @@ mod tests {
             (function.class, function.driver) = (class, driver.map(str::to_owned));
             function.leaves_group_viable()
         };
-        for driver in [None, Some("vfio-pci"), Some("mlx5-vfio-pci"), Some("pci-stub"), Some("pcieport")] {
+        for driver in [None, Some("vfio-pci"), Some("mlx5_vfio_pci"), Some("pci-stub"), Some("pcieport")] {
             assert!(viable(0x02_0000, driver), "{driver:?}");
         }
         assert!(viable(0x06_0400, Some("shpchp")));

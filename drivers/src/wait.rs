@@ -35,6 +35,12 @@ pub fn drain(fd: BorrowedFd<'_>) {
     let _ = nix::unistd::read(fd, &mut count);
 }
 
+/// Whether an eventfd is readable now. It stays so.
+pub fn is_ready(fd: BorrowedFd<'_>) -> bool {
+    let mut set = [PollFd::new(fd, PollFlags::POLLIN)];
+    nix::poll::poll(&mut set, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+}
+
 /// The wake-up signal of a poll thread.
 #[derive(Clone, Debug)]
 pub struct EventSignal(pub Arc<EventFd>);

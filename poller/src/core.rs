@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use nix::sys::eventfd::EventFd;
 use ringbell_drivers::clock::{TickRate, ticks};
-use ringbell_drivers::wait::Waiter;
+use ringbell_drivers::wait::{self, Waiter};
 use ringbell_drivers::{Error, Result};
 
 use crate::config::{ClockReader, PollerConfig};
@@ -16,6 +16,9 @@ use crate::device::{Device, Inner, Message};
 use crate::queue_lane::{QueueLane, SlowWatch, drain};
 use crate::request::Fault;
 use crate::state::DeviceState;
+
+/// What a device is once the kernel has asked for its function.
+const GOING: &str = "gone: the function is being removed";
 
 /// One device under the poller.
 struct Lane {
@@ -217,7 +220,12 @@ impl Core {
         if lane.ended || lane.inner().is_child() {
             return Ok(());
         }
-        let address = lane.device.inner().engine().address();
+        let engine = lane.device.inner().engine();
+        // A poller that never sleeps hears of it here.
+        if engine.events().removal.is_some_and(wait::is_ready) {
+            return Err(Error::Down(GOING));
+        }
+        let address = engine.address();
         let mut busy = false;
         let mut quarantined = 0;
         for queue in &mut lane.queues {
@@ -425,7 +433,7 @@ impl Core {
                     Source::Wake => Ok(()),
                     Source::Completions => engine.acknowledge_interrupts(),
                     Source::Config => engine.check_health(),
-                    Source::Removal => Err(Error::Down("gone: the function is being removed")),
+                    Source::Removal => Err(Error::Down(GOING)),
                 };
                 if let Err(error) = checked {
                     unhealthy.push((index, error));

@@ -35,7 +35,8 @@ pub trait PciFunction: Send + Sync + Debug {
     /// is the upper half of a 64-bit one.
     fn bar(&self, index: u8) -> Option<Bar>;
 
-    /// Reads a BAR by one access of `data.len()` bytes: 1, 2, 4 or 8, naturally aligned.
+    /// Reads a BAR by one access of `data.len()` bytes: 1, 2, 4 or 8, naturally aligned. (Of 8 bytes
+    /// a backend may make two accesses.)
     ///
     /// # Errors
     /// [`Error::OutOfRange`](crate::Error::OutOfRange) where there is no such BAR, or past its end.
@@ -112,7 +113,7 @@ pub trait PciFunction: Send + Sync + Debug {
     fn reset(&self) -> Result<()>;
 
     /// An eventfd that becomes readable when the function is going away, where the backend can
-    /// tell: from then on handles have to be closed promptly.
+    /// tell. Whoever wants it back waits from then on until the last handle has been dropped.
     fn going_away(&self) -> Option<BorrowedFd<'_>>;
 }
 

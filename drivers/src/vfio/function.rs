@@ -1,13 +1,11 @@
 use std::fmt;
 use std::fs::File;
-use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::EventFd;
-use vfio_ioctls::{VfioContainer, VfioDevice};
+use vfio_ioctls::VfioContainer;
 
 use super::kernel::{self, Irq};
 use super::memory::DmaSpace;
@@ -24,7 +22,8 @@ use crate::wait;
 ///
 /// One process has it at a time. Dropping it gives it back: the kernel forbids it DMA, resets it
 /// where it can be reset, and takes its mappings away. In a forked child every method answers
-/// [`Error::Forked`] and dropping does nothing.
+/// [`Error::Forked`], and dropping closes the child's fds and touches nothing; a child that keeps its
+/// handle keeps the function open.
 pub struct VfioFunction {
     address: String,
     fork: Arc<ForkPage>,
@@ -35,17 +34,10 @@ pub struct VfioFunction {
     change: Mutex<Option<Irq>>,
     /// The kernel asks for the function back.
     going_away: Option<Arc<EventFd>>,
-    // In the order in which they must go; none of them in a forked child.
-    space: ManuallyDrop<DmaSpace>,
-    handle: ManuallyDrop<Handle>,
-}
-
-/// The kernel's objects.
-struct Handle {
-    /// The function's file once more: what vfio-ioctls has of it is for its own use.
+    // In the order in which they go: the pages after the container, and with it their mappings.
     file: Arc<File>,
-    device: VfioDevice,
     container: Arc<VfioContainer>,
+    space: DmaSpace,
 }
 
 impl VfioFunction {
@@ -62,11 +54,11 @@ impl VfioFunction {
     fn open_in(sysfs: &Sysfs, bdf: Bdf) -> Result<Arc<Self>> {
         let address = bdf.to_string();
         let fork = ForkPage::new()?;
-        let Opened { file, device, container, info } = open::open(sysfs, bdf)?;
-        let regions = Regions::new(&device, &file, &address)?;
+        let Opened { file, description, container, info } = open::open(sysfs, bdf)?;
+        let regions = Regions::new(&description, &file, &info)?;
         let space = kernel::address_space(&*container)
             .map_err(|e| Error::io(format!("ask which bus addresses the IOMMU has for {address}"), e))?;
-        let count = |irq: Irq| device.get_irq_info(irq as u32).map_or(0, |irq| irq.count);
+        let count = |irq: Irq| description.get_irq_info(irq as u32).map_or(0, |irq| irq.count);
         let interrupts = Interrupts {
             msix: u16::try_from(count(Irq::Msix)).unwrap_or(u16::MAX),
             intx: count(Irq::Intx) > 0,
@@ -88,32 +80,32 @@ impl VfioFunction {
             "function opened through VFIO"
         );
         Ok(Arc::new(Self {
+            space: DmaSpace::new(&space, &fork),
             address,
             fork,
             regions,
             interrupts,
             change: Mutex::new(None),
             going_away,
-            space: ManuallyDrop::new(DmaSpace::new(&space)),
-            handle: ManuallyDrop::new(Handle { file: Arc::new(file), device, container }),
+            file: Arc::new(file),
+            container,
         }))
     }
 
     fn file(&self) -> Result<&Arc<File>> {
-        if self.fork.is_child() { Err(Error::Forked) } else { Ok(&self.handle.file) }
+        if self.fork.is_child() { Err(Error::Forked) } else { Ok(&self.file) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Irq>> {
         self.change.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Replaces the routes of one kind. The kernel takes one kind at a time, and their number cannot
-    /// grow while they are on.
+    /// Replaces the routes of one kind. The kernel has one kind on at a time, and their number cannot
+    /// grow meanwhile.
     fn route(&self, file: &File, irq: Irq, events: &[Option<BorrowedFd<'_>>]) -> nix::Result<()> {
         let mut on = self.lock();
-        if *on == Some(irq) {
-            kernel::turn_off(file, irq)?;
-            *on = None;
+        if let Some(kind) = on.take() {
+            kernel::turn_off(file, kind)?;
         }
         if !events.is_empty() {
             kernel::route(file, irq, events)?;
@@ -123,22 +115,40 @@ impl VfioFunction {
         Ok(())
     }
 
-    /// Whether the kernel has asked for the function.
-    fn is_going_away(&self) -> bool {
-        let Some(event) = &self.going_away else { return false };
-        let mut fds = [PollFd::new(event.as_fd(), PollFlags::POLLIN)];
-        poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
-    }
-
-    fn change_command(&self, set: u16, clear: u16) -> Result<()> {
-        let mut command = [0; 2];
-        self.read_config(config::COMMAND, &mut command)?;
-        let value = (u16::from_le_bytes(command) | set) & !clear;
-        self.write_config(config::COMMAND, &value.to_le_bytes())?;
-        // A read comes back only when the write has arrived (PCI 3.0, 3.2.5).
-        self.read_config(config::COMMAND, &mut command)
+    /// Turns bus mastering on or off, and sees that it is so. The caller has the lock.
+    fn master(&self, on: bool) -> Result<()> {
+        let read = || {
+            let mut command = [0; 2];
+            self.read_config(config::COMMAND, &mut command).map(|()| u16::from_le_bytes(command))
+        };
+        let bit = config::COMMAND_BUS_MASTER;
+        let before = read()?;
+        let after = if before == GONE {
+            before
+        } else {
+            let value = if on { before | bit } else { before & !bit };
+            self.write_config(config::COMMAND, &value.to_le_bytes())?;
+            // A read comes back only when the write has arrived (PCI 3.0, 3.2.5).
+            read()?
+        };
+        match after {
+            // What is gone does no DMA.
+            GONE if !on => Ok(()),
+            GONE => Err(Error::Down("gone: its config space reads as all ones")),
+            after if (after & bit != 0) == on => Ok(()),
+            _ => Err(Error::NotUsable {
+                device: self.address.clone(),
+                why: format!(
+                    "its command register does not take bus mastering {}",
+                    if on { "on" } else { "off" }
+                ),
+            }),
+        }
     }
 }
+
+/// What the command register of a function reads as that is not there.
+const GONE: u16 = 0xffff;
 
 impl fmt::Debug for VfioFunction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -194,12 +204,12 @@ impl PciFunction for VfioFunction {
 
     fn map_dma(&self, memory: BorrowedFd<'_>, offset: u64, len: u64) -> Result<DmaMapping> {
         self.file()?;
-        self.space.map(&self.handle.container, &self.address, memory, offset, len)
+        self.space.map(&self.container, &self.address, memory, offset, len)
     }
 
     fn unmap_dma(&self, mapping: &DmaMapping) -> Result<()> {
         self.file()?;
-        self.space.unmap(&self.handle.container, &self.address, mapping)
+        self.space.unmap(&self.container, &self.address, mapping)
     }
 
     fn interrupts(&self) -> Interrupts {
@@ -223,7 +233,10 @@ impl PciFunction for VfioFunction {
     fn set_intx(&self, event: Option<BorrowedFd<'_>>) -> Result<()> {
         let file = self.file()?;
         if !self.interrupts.intx {
-            return Err(Error::Invalid(format!("{} has no legacy interrupt", self.address)));
+            return Err(Error::Invalid(format!(
+                "cannot route the legacy interrupt of {}: it has none",
+                self.address
+            )));
         }
         let events: &[_] = if event.is_some() { &[event] } else { &[] };
         self.route(file, Irq::Intx, events)
@@ -237,17 +250,17 @@ impl PciFunction for VfioFunction {
     }
 
     fn set_bus_master(&self, on: bool) -> Result<()> {
-        let bit = config::COMMAND_BUS_MASTER;
+        self.file()?;
         let _change = self.lock();
         tracing::debug!(device = self.address, on, "bus mastering");
-        if on { self.change_command(bit, 0) } else { self.change_command(0, bit) }
+        self.master(on)
     }
 
     fn reset(&self) -> Result<()> {
         let file = self.file()?;
         let _change = self.lock();
         // The kernel restores config space afterwards as it was: bus mastering has to be off before.
-        self.change_command(0, config::COMMAND_BUS_MASTER)?;
+        self.master(false)?;
         kernel::reset(file).map_err(|e| match e {
             Errno::EINVAL | Errno::ENOTTY => Error::NotUsable {
                 device: self.address.clone(),
@@ -266,28 +279,10 @@ impl PciFunction for VfioFunction {
 
 impl Drop for VfioFunction {
     fn drop(&mut self) {
-        if self.fork.is_child() {
-            // The parent has it. Nothing of it is mapped here, and closing takes an ioctl.
-            return;
+        // A mapped BAR keeps the function open.
+        self.regions.unmap();
+        if !self.fork.is_child() {
+            tracing::info!(device = self.address, "closing the function");
         }
-        let wanted = self.is_going_away();
-        // SAFETY: the only takes, in drop.
-        let (space, handle) =
-            unsafe { (ManuallyDrop::take(&mut self.space), ManuallyDrop::take(&mut self.handle)) };
-        let Handle { file, device, container } = handle;
-        if wanted {
-            // vfio-ioctls reads the function's sysfs entry when it closes. While our file is open the
-            // kernel waits with removing it; that the group is busy then does no harm: it goes with
-            // its last file.
-            drop(device);
-            drop(file);
-        } else {
-            drop(file);
-            drop(device);
-        }
-        drop(container);
-        // The mappings are gone with the container: now the pages may go.
-        drop(space);
-        tracing::info!(device = self.address, "function closed");
     }
 }

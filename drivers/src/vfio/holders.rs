@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 /// Processes that have an IOMMU group open, or the function itself, as far as this process may see:
-/// `ringbell (1234)`. `proc` is where the processes are (`/proc`), `function` the function's folder in
+/// `ringbell (pid 1234)`. `proc` is where the processes are (`/proc`), `function` the function's folder in
 /// sysfs. A process that has only a mapping left is not seen.
 pub fn holders(proc: &Path, group: Option<u32>, function: &Path) -> Vec<String> {
     let mut nodes: Vec<_> = group.map(|group| format!("/dev/vfio/{group}")).into_iter().collect();
@@ -28,7 +28,7 @@ pub fn holders(proc: &Path, group: Option<u32>, function: &Path) -> Vec<String> 
     });
     let name = |pid: u32| {
         let comm = fs::read_to_string(proc.join(format!("{pid}/comm"))).unwrap_or_default();
-        format!("{} ({pid})", comm.trim())
+        format!("{} (pid {pid})", comm.trim())
     };
     pids.into_iter().map(name).collect()
 }

@@ -71,6 +71,8 @@ impl AddressSpace {
 /// Gives out bus addresses within the usable ranges, the lowest first.
 pub(super) struct IovaAllocator {
     ranges: Vec<AddressAllocator>,
+    /// Bytes of the IOMMU's smallest page.
+    page: u64,
 }
 
 impl std::fmt::Debug for IovaAllocator {
@@ -81,18 +83,22 @@ impl std::fmt::Debug for IovaAllocator {
 
 impl IovaAllocator {
     pub(super) fn new(space: &AddressSpace) -> Self {
+        let page = match space.page_sizes {
+            0 => 4096,
+            sizes => 1 << sizes.trailing_zeros(),
+        };
         let usable = |(start, end): &(u64, u64)| {
             let start = (*start).max(FIRST).checked_next_multiple_of(LARGE)?;
             // The last page of all is left out: an end address would not fit in 64 bits.
-            let size = end.checked_sub(start)?.saturating_add(1) & !0xfff;
+            let size = end.checked_sub(start)?.saturating_add(1) & !(page - 1);
             AddressAllocator::new(start, size).ok()
         };
-        Self { ranges: space.ranges.iter().filter_map(usable).collect() }
+        Self { ranges: space.ranges.iter().filter_map(usable).collect(), page }
     }
 
     /// An address at which `len` bytes (whole pages) are free, now taken.
     pub(super) fn take(&mut self, len: u64) -> Result<u64> {
-        let alignment = if len >= LARGE { LARGE } else { 0x1000 };
+        let alignment = self.page.max(if len >= LARGE { LARGE } else { 0 });
         for range in &mut self.ranges {
             if let Ok(place) = range.allocate(len, alignment, AllocPolicy::FirstMatch) {
                 return Ok(place.start());

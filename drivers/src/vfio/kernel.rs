@@ -36,7 +36,11 @@ fn set_irqs(device: impl AsFd, flags: u32, irq: Irq, count: u32, events: &[c_int
     set.extend([words as u32 * 4, flags, irq as u32, 0, count]);
     set.extend(events.iter().map(|fd| fd.cast_unsigned()));
     // SAFETY: the kernel reads argsz bytes from the vector, which is that long, and writes none.
-    unsafe { vfio_device_set_irqs(device.as_fd().as_raw_fd(), set.as_ptr()) }.map(drop)
+    match unsafe { vfio_device_set_irqs(device.as_fd().as_raw_fd(), set.as_ptr()) }? {
+        0 => Ok(()),
+        // So many vectors could be had, fewer than asked for: none is on.
+        _ => Err(Errno::ENOSPC),
+    }
 }
 
 /// Routes the first interrupts of a kind to eventfds; `None` leaves one without.

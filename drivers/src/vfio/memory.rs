@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, munmap};
@@ -12,6 +12,7 @@ use nix::sys::resource::{Resource, getrlimit};
 use vfio_ioctls::{VfioContainer, VfioError};
 
 use super::iova::{AddressSpace, IovaAllocator};
+use crate::dma::ForkPage;
 use crate::error::{Error, Result};
 use crate::pci::{DmaMapping, Segment};
 
@@ -19,6 +20,7 @@ use crate::pci::{DmaMapping, Segment};
 #[derive(Debug)]
 pub(super) struct DmaSpace {
     state: Mutex<State>,
+    fork: Arc<ForkPage>,
 }
 
 #[derive(Debug)]
@@ -35,14 +37,17 @@ struct State {
 struct View {
     base: NonNull<u8>,
     len: usize,
+    /// Tells in a forked child that the view is not there.
+    fork: Arc<ForkPage>,
 }
 
 // SAFETY: the view is memory that this module never reads or writes; the device does.
 unsafe impl Send for View {}
 
 impl DmaSpace {
-    pub(super) fn new(space: &AddressSpace) -> Self {
-        Self { state: Mutex::new(State { addresses: IovaAllocator::new(space), maps: BTreeMap::new() }) }
+    pub(super) fn new(space: &AddressSpace, fork: &Arc<ForkPage>) -> Self {
+        let state = State { addresses: IovaAllocator::new(space), maps: BTreeMap::new() };
+        Self { state: Mutex::new(state), fork: Arc::clone(fork) }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -58,7 +63,7 @@ impl DmaSpace {
         offset: u64,
         len: u64,
     ) -> Result<DmaMapping> {
-        let view = View::new(memory, offset, len)?;
+        let view = View::new(memory, offset, len, &self.fork)?;
         let mut state = self.lock();
         let iova = state.addresses.take(len)?;
         // SAFETY: the pages are of a shared file. This process reaches them through this view never,
@@ -95,7 +100,7 @@ impl DmaSpace {
 }
 
 impl View {
-    fn new(memory: BorrowedFd<'_>, offset: u64, len: u64) -> Result<Self> {
+    fn new(memory: BorrowedFd<'_>, offset: u64, len: u64, fork: &Arc<ForkPage>) -> Result<Self> {
         let attempted = || format!("map {len} bytes at {offset} of a DMA file");
         let size = usize::try_from(len).ok().and_then(NonZeroUsize::new);
         let (Some(size), Ok(at)) = (size, offset.try_into()) else {
@@ -105,7 +110,7 @@ impl View {
         // SAFETY: a new map at an address of the kernel's choice; it replaces nothing.
         let base = unsafe { mmap(None, size, protection, MapFlags::MAP_SHARED, memory, at) }
             .map_err(|e| Error::io(attempted(), e))?;
-        let view = Self { base: base.cast(), len: size.get() };
+        let view = Self { base: base.cast(), len: size.get(), fork: Arc::clone(fork) };
         // SAFETY: the range is the map just made. What children and core dumps see changes, nothing
         // in this process.
         unsafe {
@@ -119,6 +124,10 @@ impl View {
 
 impl Drop for View {
     fn drop(&mut self) {
+        // In a forked child the range is not mapped and may hold something else by now.
+        if self.fork.is_child() {
+            return;
+        }
         // SAFETY: the map is this view's alone, and nothing points into it.
         let _ = unsafe { munmap(self.base.cast(), self.len) };
     }
@@ -136,17 +145,51 @@ fn system(error: &VfioError) -> std::io::Error {
 
 fn map_error(device: &str, bytes: u64, error: &VfioError) -> Error {
     let source = system(error);
-    let limit = getrlimit(Resource::RLIMIT_MEMLOCK).map_or(0, |(soft, _)| soft);
+    let attempted = format!("map {bytes} bytes for DMA by {device}");
     match source.raw_os_error().map(Errno::from_raw) {
         // The kernel says ENOMEM for the limit, and for no memory at all.
-        Some(Errno::ENOMEM) if limit != nix::libc::RLIM_INFINITY => {
-            Error::LockedMemory { device: device.to_owned(), bytes, limit }
+        Some(Errno::ENOMEM) => {
+            let limit = getrlimit(Resource::RLIMIT_MEMLOCK).map_or(0, |(soft, _)| soft);
+            let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+            match locked(&status) {
+                Some(locked) if locked.saturating_add(bytes) > limit => {
+                    Error::LockedMemory { device: device.to_owned(), bytes, locked, limit }
+                }
+                _ => Error::io_with(
+                    attempted,
+                    source,
+                    "the machine, or this control group, has no memory left",
+                ),
+            }
         }
         Some(Errno::ENOSPC) => Error::io_with(
-            format!("map {bytes} bytes for DMA by {device}"),
+            attempted,
             source,
             "the IOMMU driver takes no more mappings; raise vfio_iommu_type1.dma_entry_limit",
         ),
-        _ => Error::io(format!("map {bytes} bytes for DMA by {device}"), source),
+        _ => Error::io(attempted, source),
+    }
+}
+
+/// Bytes that a process has locked, by its /proc/PID/status; `None` where no limit holds for it.
+fn locked(status: &str) -> Option<u64> {
+    const CAP_IPC_LOCK: u64 = 1 << 14;
+    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+    let capabilities = field("CapEff:").and_then(|text| u64::from_str_radix(text, 16).ok()).unwrap_or(0);
+    let kib = field("VmLck:").and_then(|text| text.trim_end_matches("kB").trim().parse::<u64>().ok());
+    (capabilities & CAP_IPC_LOCK == 0).then(|| kib.unwrap_or(0) * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::locked;
+
+    #[test]
+    fn the_limit_holds_for_whoever_has_not_the_capability() {
+        let status = |effective: &str| format!("Name:\tx\nVmLck:\t    6144 kB\nCapEff:\t{effective}\n");
+        assert_eq!(locked(&status("0000000000000000")), Some(6 << 20));
+        assert_eq!(locked(&status("0000000000004000")), None);
+        assert_eq!(locked(&status("000001ffffffffff")), None);
+        assert_eq!(locked(""), Some(0));
     }
 }

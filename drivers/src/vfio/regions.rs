@@ -4,9 +4,11 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::num::NonZeroUsize;
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap};
+use nix::unistd::{SysconfVar, sysconf};
 use vfio_bindings::bindings::vfio as abi;
 use vfio_ioctls::{VfioDevice, VfioRegionInfoCap};
 
@@ -14,9 +16,10 @@ use crate::dma::ForkPage;
 use crate::error::{Error, Result};
 use crate::mmio::Map;
 use crate::pci::{Bar, Ring, config};
+use crate::sysfs::FunctionInfo;
 
-/// Size of a page, in bytes: BARs are mapped by pages.
-const PAGE: u64 = 4096;
+/// What an id reads as of a function that is not there.
+const GONE: u16 = 0xffff;
 
 /// A region of the function's file.
 #[derive(Clone, Debug)]
@@ -35,13 +38,15 @@ struct Region {
 pub(super) struct Regions {
     config: Region,
     bars: [Option<Region>; 6],
+    /// Bytes of a page: BARs are mapped by pages.
+    page: u64,
     /// Pages of BARs that are mapped, by BAR and offset: several doorbells share one.
     maps: Mutex<HashMap<(u8, u64), Arc<Map>>>,
 }
 
 impl Regions {
     /// Reads what vfio-ioctls found out. `file` is the function's.
-    pub(super) fn new(device: &VfioDevice, file: &File, address: &str) -> Result<Self> {
+    pub(super) fn new(device: &VfioDevice, file: &File, info: &FunctionInfo) -> Result<Self> {
         let region = |index: u32, name: String| {
             let size = device.get_region_size(index);
             let mut mappable = Vec::new();
@@ -56,11 +61,17 @@ impl Regions {
             Region { name, at: device.get_region_offset(index), size, mappable }
         };
         let config = region(abi::VFIO_PCI_CONFIG_REGION_INDEX, "config space".to_owned());
-        // vfio-ioctls leaves out a region that it cannot read and so moves those behind it.
-        if config.size != 256 && config.size != 4096 {
+        // vfio-ioctls leaves out a region that it cannot read and so moves those behind it: is it this
+        // one?
+        let mut ids = [0; 4];
+        if config.size == 256 || config.size == 4096 {
+            config.read(file, config::VENDOR_ID.into(), &mut ids)?;
+        }
+        let ids = (u16::from_le_bytes([ids[0], ids[1]]), u16::from_le_bytes([ids[2], ids[3]]));
+        if ids != (info.vendor, info.device) && ids != (GONE, GONE) {
             return Err(Error::NotUsable {
-                device: address.to_owned(),
-                why: format!("the kernel says that its config space has {} bytes", config.size),
+                device: info.bdf.to_string(),
+                why: "what the kernel gives for its config space is not that".to_owned(),
             });
         }
         let mut bars = [const { None }; 6];
@@ -73,7 +84,13 @@ impl Regions {
                 *bar = Some(found);
             }
         }
-        Ok(Self { config, bars, maps: Mutex::default() })
+        let page = sysconf(SysconfVar::PAGE_SIZE).ok().flatten().and_then(|size| size.try_into().ok());
+        Ok(Self { config, bars, page: page.unwrap_or(4096), maps: Mutex::default() })
+    }
+
+    /// Lets go of the mapped pages; what is in use by a doorbell stays until that is gone.
+    pub(super) fn unmap(&mut self) {
+        self.maps.get_mut().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     fn bar_region(&self, index: u8) -> Result<&Region> {
@@ -131,7 +148,13 @@ impl Regions {
     pub(super) fn call(&self, file: &Arc<File>, fork: &Arc<ForkPage>, bar: u8, offset: u64) -> Result<Call> {
         let region = self.bar_region(bar)?;
         region.check_one(offset, 2)?;
-        Ok(Call { file: Arc::clone(file), fork: Arc::clone(fork), region: region.clone(), offset })
+        Ok(Call {
+            file: Arc::clone(file),
+            fork: Arc::clone(fork),
+            region: region.clone(),
+            offset,
+            failed: AtomicBool::new(false),
+        })
     }
 
     /// The mapped page around a 16-bit register and the register's place in it; `None` where it
@@ -145,8 +168,9 @@ impl Regions {
     ) -> Result<Option<(Arc<Map>, usize)>> {
         let region = self.bar_region(bar)?;
         region.check_one(offset, 2)?;
-        let page = offset & !(PAGE - 1);
-        let inside = |(start, len): &(u64, u64)| *start <= page && page + PAGE <= start.saturating_add(*len);
+        let page = offset & !(self.page - 1);
+        let inside =
+            |(start, len): &(u64, u64)| *start <= page && page + self.page <= start.saturating_add(*len);
         if !region.mappable.iter().any(inside) {
             return Ok(None);
         }
@@ -155,9 +179,16 @@ impl Regions {
         if let Some(map) = maps.get(&(bar, page)) {
             return Ok(Some((Arc::clone(map), within)));
         }
-        let map = region.map(file, fork, page)?;
-        maps.insert((bar, page), Arc::clone(&map));
-        Ok(Some((map, within)))
+        match region.map(file, fork, page, self.page) {
+            Ok(map) => {
+                maps.insert((bar, page), Arc::clone(&map));
+                Ok(Some((map, within)))
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a register that could be mapped is not");
+                Ok(None)
+            }
+        }
     }
 }
 
@@ -167,12 +198,15 @@ pub(super) struct Call {
     fork: Arc<ForkPage>,
     region: Region,
     offset: u64,
+    /// The error has been told.
+    failed: AtomicBool,
 }
 
 impl Ring for Call {
     fn ring(&self, value: u16) {
         if !self.fork.is_child()
             && let Err(error) = self.region.write(&self.file, self.offset, &value.to_le_bytes())
+            && !self.failed.swap(true, Ordering::Relaxed)
         {
             tracing::error!(%error, "the device was not told of new requests");
         }
@@ -216,9 +250,9 @@ impl Region {
             .map_err(|e| Error::io(format!("write {} bytes at {offset:#x} of {}", data.len(), self.name), e))
     }
 
-    fn map(&self, file: &File, fork: &Arc<ForkPage>, page: u64) -> Result<Arc<Map>> {
+    fn map(&self, file: &File, fork: &Arc<ForkPage>, page: u64, size: u64) -> Result<Arc<Map>> {
         let attempted = || format!("map a page of {} at {page:#x}", self.name);
-        let len = PAGE as usize;
+        let len = size as usize;
         let (Some(size), Ok(at)) = (NonZeroUsize::new(len), (self.at + page).try_into()) else {
             return Err(Error::Invalid(format!("cannot {}", attempted())));
         };

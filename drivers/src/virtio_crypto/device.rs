@@ -1,4 +1,4 @@
-//! Opening the device, and its slow path.
+//! The device, and its slow path.
 
 use std::fmt;
 use std::os::fd::AsFd;
@@ -11,73 +11,48 @@ use nix::sys::eventfd::EventFd;
 
 use super::config::Offer;
 use super::control::{Answer, Command, Control};
-use super::queues::{DataQueue, Interrupts, QueueMaker, route_interrupts};
+use super::queues::{Interrupts, drop_interrupts};
 use super::sessions::Sessions;
 use super::{status as status_byte, wire};
-use crate::dma::{Arena, ArenaOptions, ForkPage};
+use crate::dma::{Arena, ForkPage};
 use crate::engine::{Capabilities, Cipher, Engine, EventSources, Session, SessionSpec, SessionState};
 use crate::error::{Error, Result};
-use crate::pci::{DmaReach, PciFunction};
+use crate::pci::DmaReach;
 use crate::room::Room;
-use crate::virtio::{Transport, feature, status};
+use crate::virtio::{Transport, status};
 use crate::virtqueue::Wake;
-use crate::wait::{self, EventSignal};
 
-/// How a device is opened.
-#[derive(Clone, Debug)]
-pub struct OpenOptions {
-    /// Its DMA memory.
-    pub arena: ArenaOptions,
-    /// The most descriptors of a data ring: a power of two; the device may have fewer. 1024.
-    pub queue_size: u16,
-    /// How long the device may take to reset or to answer a control request. 1 s.
-    pub limit: Duration,
-    /// Accept INDIRECT_DESC where it is offered. Without it a request takes four descriptors.
-    pub indirect: bool,
-    /// Accept EVENT_IDX where it is offered.
-    pub event_idx: bool,
-}
-
-impl Default for OpenOptions {
-    fn default() -> Self {
-        Self {
-            arena: ArenaOptions::default(),
-            queue_size: 1024,
-            limit: Duration::from_secs(1),
-            indirect: true,
-            event_idx: true,
-        }
-    }
-}
+/// Bit of the ISR status: the configuration has changed (4.1.4.5).
+const ISR_CONFIG: u8 = 1 << 1;
 
 /// A virtio-crypto device.
 pub struct VirtioCrypto {
-    transport: Transport,
-    limit: Duration,
-    arena: Arc<Arena>,
-    room: Arc<Room>,
-    wake: Arc<Wake>,
-    wake_event: Arc<EventFd>,
-    completions: Arc<EventFd>,
-    config_event: Arc<EventFd>,
-    interrupts: Interrupts,
-    offer: Offer,
-    queue_depth: u32,
-    sessions: Mutex<Sessions>,
+    pub(super) transport: Transport,
+    pub(super) limit: Duration,
+    pub(super) arena: Arc<Arena>,
+    pub(super) room: Arc<Room>,
+    pub(super) wake: Arc<Wake>,
+    pub(super) wake_event: Arc<EventFd>,
+    pub(super) completions: Arc<EventFd>,
+    pub(super) config_event: Arc<EventFd>,
+    pub(super) interrupts: Interrupts,
+    pub(super) offer: Offer,
+    pub(super) queue_depth: u32,
+    pub(super) sessions: Mutex<Sessions>,
     /// Locked by whoever polls it: the poll thread, or a blocking call. Never while a waiter or a
     /// callback of the program may run.
-    control: Mutex<Control>,
+    pub(super) control: Mutex<Control>,
     /// Commands on their way there, from threads that must not wait.
-    commands: SegQueue<Command>,
+    pub(super) commands: SegQueue<Command>,
     /// Commands outstanding, for a look without the lock.
-    control_pending: AtomicU32,
+    pub(super) control_pending: AtomicU32,
     /// The control queue had a fault.
-    broken: AtomicBool,
+    pub(super) broken: AtomicBool,
     /// Stopped: no device any more.
-    down: AtomicBool,
+    pub(super) down: AtomicBool,
     /// How stopping it went; locked while that is under way.
-    stopped: Mutex<Option<bool>>,
-    fork: Arc<ForkPage>,
+    pub(super) stopped: Mutex<Option<bool>>,
+    pub(super) fork: Arc<ForkPage>,
 }
 
 impl fmt::Debug for VirtioCrypto {
@@ -91,110 +66,6 @@ impl fmt::Debug for VirtioCrypto {
 }
 
 impl VirtioCrypto {
-    /// Opens the device behind `function`: negotiates, makes the rings of all its queues, and sets
-    /// it going (3.1.1). Returns it with the halves of its data queues.
-    ///
-    /// # Errors
-    /// The device cannot be driven, there is no memory for its rings, or it does not answer in time.
-    pub fn open<T>(
-        function: Arc<dyn PciFunction>,
-        options: &OpenOptions,
-    ) -> Result<(Arc<Self>, Vec<DataQueue<T>>)> {
-        if !options.queue_size.is_power_of_two() || !(8..=1 << 15).contains(&options.queue_size) {
-            return Err(Error::Invalid(format!(
-                "a queue size of {} is not possible; it is a power of two from 8 to 32768",
-                options.queue_size
-            )));
-        }
-        let transport = Transport::new(Arc::clone(&function), wire::DEVICE_TYPE)?;
-        // Whoever had it before may have left it with rings: without them first, then DMA.
-        transport.reset(options.limit)?;
-        function.set_bus_master(true)?;
-        let opened = Self::set_up(transport, options);
-        if opened.is_err() {
-            // The arena may be gone already: cut the device off, whatever state it is in.
-            let _ = function.set_bus_master(false);
-        }
-        opened
-    }
-
-    fn set_up<T>(transport: Transport, options: &OpenOptions) -> Result<(Arc<Self>, Vec<DataQueue<T>>)> {
-        let function = Arc::clone(transport.function());
-        let mut wanted = 0;
-        for (bit, on) in [(feature::INDIRECT_DESC, options.indirect), (feature::EVENT_IDX, options.event_idx)]
-        {
-            wanted |= if on { feature::mask(bit) } else { 0 };
-        }
-        let accepted = transport.negotiate(wanted, options.limit)?;
-        let indirect = accepted & feature::mask(feature::INDIRECT_DESC) != 0;
-        let event_idx = accepted & feature::mask(feature::EVENT_IDX) != 0;
-        let offer = Offer::read(&transport, options.limit)?;
-
-        let room = Arc::new(Room::new());
-        let wake_event = wait::event()?;
-        let wake = Arc::new(Wake::new(EventSignal(Arc::clone(&wake_event))));
-        let (completions, config_event) = (wait::event()?, wait::event()?);
-        let (interrupts, vector) = route_interrupts(&*function, &transport, &completions, &config_event)?;
-        let arena = Arena::new(Arc::clone(&function), &options.arena, Arc::clone(&room))?;
-        let fork = ForkPage::new()?;
-
-        let maker = QueueMaker {
-            transport: &transport,
-            arena: &arena,
-            vector,
-            event_idx,
-            fork: &fork,
-            wake: &wake,
-            room: &room,
-        };
-        let mut queues = Vec::with_capacity(offer.data_queues.into());
-        for index in 0..offer.data_queues {
-            queues.push(maker.data_queue(index, options.queue_size, indirect)?);
-        }
-        let control = maker.control_queue(offer.data_queues, options.limit)?;
-        arena.settle();
-        transport.set_driver_ok()?;
-        if transport.status()? & status::NEEDS_RESET != 0 {
-            return Err(Error::NotUsable {
-                device: function.address().to_owned(),
-                why: "it went into its error state while it was being set up".to_owned(),
-            });
-        }
-        let queue_depth = queues.iter().map(|(submitter, _)| submitter.capacity()).min().unwrap_or(0);
-        tracing::info!(
-            device = function.address(),
-            queues = offer.data_queues,
-            depth = queue_depth,
-            indirect,
-            event_idx,
-            ?interrupts,
-            ciphers = offer.ciphers.len(),
-            "virtio-crypto device ready"
-        );
-        let device = Arc::new(Self {
-            limit: options.limit,
-            arena,
-            room,
-            wake,
-            wake_event,
-            completions,
-            config_event,
-            interrupts,
-            offer,
-            queue_depth,
-            sessions: Mutex::default(),
-            control: Mutex::new(control),
-            commands: SegQueue::new(),
-            control_pending: AtomicU32::new(0),
-            broken: AtomicBool::new(false),
-            down: AtomicBool::new(false),
-            stopped: Mutex::new(None),
-            fork,
-            transport,
-        });
-        Ok((device, queues))
-    }
-
     fn control(&self) -> MutexGuard<'_, Control> {
         self.control.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -371,11 +242,16 @@ impl Engine for VirtioCrypto {
     }
 
     fn acknowledge_interrupts(&self) -> Result<()> {
-        if self.interrupts == Interrupts::Intx {
-            self.transport.read_isr()?;
-            self.transport.function().unmask_intx()?;
+        match self.interrupts {
+            Interrupts::Intx => {
+                let isr = self.transport.read_isr()?;
+                self.transport.function().unmask_intx()?;
+                if isr & ISR_CONFIG != 0 { self.check_health() } else { Ok(()) }
+            }
+            // It may be about the configuration, too.
+            Interrupts::MsixShared => self.check_health(),
+            Interrupts::Msix | Interrupts::None => Ok(()),
         }
-        Ok(())
     }
 
     fn session(&self, spec: SessionSpec) -> Result<Arc<Session>> {
@@ -480,6 +356,9 @@ impl Engine for VirtioCrypto {
                 self.destroy_all(&mut control);
             }
             let reset = self.transport.reset(self.limit);
+            if let Err(error) = drop_interrupts(&**self.transport.function(), self.interrupts) {
+                tracing::debug!(device = self.address(), %error, "interrupts stay routed");
+            }
             // Whether or not the reset was seen: no DMA without bus mastering.
             let cut = self.transport.function().set_bus_master(false);
             self.sessions().forget();

@@ -8,6 +8,7 @@
 //!     queues              making the rings, routing the interrupts
 //!     data                the data queues: a cipher request becomes a descriptor chain
 //!     wire                structures as the device sees them
+//!     open                opening the device
 //!     status              what each status byte becomes
 //! ```
 //!
@@ -17,13 +18,15 @@ mod config;
 mod control;
 mod data;
 mod device;
+mod open;
 mod queues;
 mod sessions;
 mod status;
 pub mod wire;
 
 pub use data::{CipherBurst, CipherJob, CipherVacancy, DataCompleter, DataSubmitter, Entry, Place};
-pub use device::{OpenOptions, VirtioCrypto};
+pub use device::VirtioCrypto;
+pub use open::OpenOptions;
 pub use queues::DataQueue;
 
 /// The device's number of a cipher's algorithm (5.9.3.1), for [`CipherJob`].

@@ -21,7 +21,10 @@ pub type DataQueue<T> = (DataSubmitter<T>, DataCompleter<T>);
 /// How interrupts arrive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Interrupts {
+    /// A vector for the configuration, one for the queues.
     Msix,
+    /// One vector for all.
+    MsixShared,
     Intx,
     None,
 }
@@ -98,8 +101,8 @@ impl QueueMaker<'_> {
 
 type Halves<T> = (Submitter<T, SplitRing>, Completer<T, SplitRing>);
 
-/// Routes the interrupts to the events: MSI-X vector 0 for the configuration and 1 for all queues,
-/// or one for both, or the legacy interrupt. Returns the queues' vector too.
+/// Routes the interrupts to the events: MSI-X vector 0 for the configuration and 1 for all queues, or
+/// one for both, or the legacy interrupt; the first that can be had. Returns the queues' vector too.
 pub(super) fn route_interrupts(
     function: &dyn PciFunction,
     transport: &Transport,
@@ -107,21 +110,45 @@ pub(super) fn route_interrupts(
     config: &EventFd,
 ) -> Result<(Interrupts, u16)> {
     let has = function.interrupts();
-    match has.msix {
-        0 if has.intx => {
-            function.set_intx(Some(completions.as_fd()))?;
-            Ok((Interrupts::Intx, NO_VECTOR))
+    let (completions, config) = (completions.as_fd(), config.as_fd());
+    let ways = [
+        (has.msix >= 2, Interrupts::Msix),
+        (has.msix >= 1, Interrupts::MsixShared),
+        (has.intx, Interrupts::Intx),
+    ];
+    for (_, way) in ways.into_iter().filter(|(there, _)| *there) {
+        let routed = match way {
+            Interrupts::Msix => function.set_msix(&[Some(config), Some(completions)]),
+            Interrupts::MsixShared => function.set_msix(&[Some(completions)]),
+            _ => function.set_intx(Some(completions)),
+        };
+        match routed {
+            Ok(()) => {
+                let vector = match way {
+                    Interrupts::Msix => 1,
+                    Interrupts::MsixShared => 0,
+                    _ => NO_VECTOR,
+                };
+                if vector != NO_VECTOR {
+                    transport.set_config_vector(0)?;
+                }
+                return Ok((way, vector));
+            }
+            // Too few vectors in the machine, a line that others share: there are other ways.
+            Err(error) => {
+                tracing::warn!(device = function.address(), ?way, %error, "interrupts cannot be had so")
+            }
         }
-        0 => Ok((Interrupts::None, NO_VECTOR)),
-        1 => {
-            function.set_msix(&[Some(completions.as_fd())])?;
-            transport.set_config_vector(0)?;
-            Ok((Interrupts::Msix, 0))
-        }
-        _ => {
-            function.set_msix(&[Some(config.as_fd()), Some(completions.as_fd())])?;
-            transport.set_config_vector(0)?;
-            Ok((Interrupts::Msix, 1))
-        }
+    }
+    tracing::warn!(device = function.address(), "no interrupts: the poller looks often while there is work");
+    Ok((Interrupts::None, NO_VECTOR))
+}
+
+/// Turns them off.
+pub(super) fn drop_interrupts(function: &dyn PciFunction, interrupts: Interrupts) -> Result<()> {
+    match interrupts {
+        Interrupts::Msix | Interrupts::MsixShared => function.set_msix(&[]),
+        Interrupts::Intx => function.set_intx(None),
+        Interrupts::None => Ok(()),
     }
 }

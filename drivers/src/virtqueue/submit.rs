@@ -22,6 +22,8 @@ const NO_NOTIFY: u16 = 1;
 
 /// The submitting half of a queue. One thread at a time uses it.
 pub struct Submitter<T, M: RingMemory> {
+    /// Dropped before `shared`, which may be the last to hold the function.
+    doorbell: Doorbell,
     shared: Arc<Shared<T, M>>,
     /// Requests committed, published or not.
     position: u64,
@@ -32,7 +34,6 @@ pub struct Submitter<T, M: RingMemory> {
     free_tail: u32,
     event_idx: bool,
     epoch: u64,
-    doorbell: Doorbell,
     doorbell_value: u16,
     wake: Arc<Wake>,
     /// Entries taken back because the queue was closed under a burst.

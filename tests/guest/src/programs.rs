@@ -23,7 +23,7 @@ use crate::work::{Desk, LONG, device, function, key};
 type Program = fn(&str);
 
 /// The programs that take one address.
-pub(crate) const NAMES: [(&str, Program); 9] = [
+pub(crate) const NAMES: [(&str, Program); 11] = [
     ("idle", idle),
     ("interrupts", interrupts),
     ("full", full),
@@ -32,7 +32,9 @@ pub(crate) const NAMES: [(&str, Program); 9] = [
     ("error-state", error_state),
     ("reset", reset),
     ("forked", forked),
+    ("without-sys", without_sys),
     ("until-asked", until_asked),
+    ("until-asked-spinning", until_asked_spinning),
 ];
 
 /// Accepted, and all of it ended.
@@ -328,10 +330,36 @@ pub(crate) fn forked(address: &str) {
     works(address);
 }
 
-/// Keeps the device busy until the kernel asks for it; then everything ends, and it is closed.
-pub(crate) fn until_asked(address: &str) {
+/// A device that is open needs no /sys any more, not even to be closed.
+pub(crate) fn without_sys(address: &str) {
+    let run = |program: &str, arguments: &[&str]| {
+        let status = std::process::Command::new(program).args(arguments).status();
+        assert!(status.expect("a program").success(), "{program}");
+    };
     let device = device(address);
     let poller = Poller::spawn(&device, PollerConfig::default()).expect("a poller");
+    run("umount", &["-l", "/sys"]);
+    assert_eq!(Desk::new(1).run(&key(&device), &[3; 4096]), Ok(Answer::Yes));
+    poller.shutdown();
+    drop(device);
+    run("mount", &["-t", "sysfs", "sysfs", "/sys"]);
+    works(address);
+}
+
+/// Keeps the device busy until the kernel asks for it; then everything ends, and it is closed.
+pub(crate) fn until_asked(address: &str) {
+    serve_until_asked(address, IdlePolicy::ADAPTIVE);
+}
+
+/// The same under a poller that never sleeps, and so never waits for anything.
+pub(crate) fn until_asked_spinning(address: &str) {
+    serve_until_asked(address, IdlePolicy::Spin);
+}
+
+fn serve_until_asked(address: &str, idle: IdlePolicy) {
+    let device = device(address);
+    let config = PollerConfig { idle, ..Default::default() };
+    let poller = Poller::spawn(&device, config).expect("a poller");
     let key = key(&device);
     let ended = Arc::new(AtomicU64::new(0));
     let count = Arc::clone(&ended);

@@ -119,7 +119,7 @@ mod tests {
         process(14, "device", "anon_inode:[vfio-device]");
         process(15, "cdev", "/dev/vfio/devices/vfio7");
         let found = holders(&fake.machine.path("proc"), Some(3), &function.folder);
-        assert_eq!(found, ["deleted (9)", "group (12)", "device (14)", "cdev (15)"]);
+        assert_eq!(found, ["deleted (pid 9)", "group (pid 12)", "device (pid 14)", "cdev (pid 15)"]);
         let other = fake.function("0000:00:05.0", 0x1af4, 0x1054, 0x0b_4000);
         assert_eq!(holders(&fake.machine.path("proc"), Some(4), &other.folder), [""; 0]);
     }

@@ -227,7 +227,7 @@ mod tests {
         symlink("/dev/vfio/3", process.join("fd/4")).unwrap();
         assert_eq!(
             refused(&fake),
-            "ringbell (77) has it or its IOMMU group 3 open; stop that first (--force waits in the kernel \
+            "ringbell (pid 77) has it or its IOMMU group 3 open; stop that first (--force waits in the kernel \
              until it is closed)"
         );
         assert!(try_unbind(&fake, true).is_ok());
