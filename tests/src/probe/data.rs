@@ -101,11 +101,18 @@ fn fields(raw: &mut Raw, report: &mut Report<'_>) {
         Cipher { opcode: 0x400, session: 200, iv_len: 32, src_len: 32, iv: vec![], ..r }.pieces()
     });
     // The session's direction decides.
-    raw.start();
-    let id = raw.session(DECRYPT);
-    let seen = raw.cipher(&Cipher::new(id, &PLAIN));
-    report.say("opcode encrypt, session decrypt", seen);
-    raw.clean(&[id]);
+    for direction in [DECRYPT, 0, 3] {
+        raw.start();
+        let what = format!("opcode encrypt, session of direction {direction}");
+        match raw.create(&Create::new(CBC, direction, &KEY_128)) {
+            Ok(id) => {
+                let seen = raw.cipher(&Cipher::new(id, &PLAIN));
+                report.say(what, seen);
+                raw.clean(&[id]);
+            }
+            Err(text) => report.say(what, format_args!("create: {text}")),
+        }
+    }
 }
 
 /// No IV in a mode that has one.

@@ -5,8 +5,7 @@ use ringbell_drivers::pci::{Capabilities, PciFunction, config};
 
 use super::Report;
 use super::raw::{
-    ACCESS_PLATFORM, DATA, EVENT_IDX, Form, INDIRECT, NEEDS_RESET, RING_RESET, Raw, Setup, VERSION_1, reg,
-    word,
+    ACCESS_PLATFORM, DATA, EVENT_IDX, Form, INDIRECT, NEEDS_RESET, Raw, Setup, VERSION_1, reg, word,
 };
 use super::request::{Cipher, ENCRYPT, PLAIN, answered, hex};
 
@@ -173,6 +172,12 @@ pub(super) fn status(raw: &mut Raw, report: &mut Report<'_>) {
     raw.w8(reg::STATUS, 0x03);
     report.say("FEATURES_OK taken back", format_args!("{:#04x}", raw.r8(reg::STATUS)));
 
+    raw.reset();
+    raw.w8(reg::STATUS, 0x03);
+    raw.w16(reg::QUEUE_SELECT, 0);
+    raw.w16(reg::QUEUE_ENABLE, 1);
+    report.say("queue_enable before FEATURES_OK", format_args!("reads {}", raw.r16(reg::QUEUE_ENABLE)));
+
     // Before and without DRIVER_OK.
     raw.start_as(Setup { status: 0x0b, ..Setup::default() });
     let seen = {
@@ -216,7 +221,7 @@ pub(super) fn status(raw: &mut Raw, report: &mut Report<'_>) {
             raw.r16(reg::QUEUE_ENABLE),
             raw.r16(reg::QUEUE_SIZE),
             raw.r16(reg::QUEUE_VECTOR),
-            if raw.r32(reg::QUEUE_DESC) == 0 { "0" } else { "kept" }
+            kept(raw)
         ),
     );
     report.say(
@@ -241,8 +246,13 @@ pub(super) fn status(raw: &mut Raw, report: &mut Report<'_>) {
     doorbells(raw, report);
 }
 
+/// Whether the selected queue has its table's address still.
+fn kept(raw: &Raw) -> &'static str {
+    if raw.r32(reg::QUEUE_DESC) | raw.r32(reg::QUEUE_DESC + 4) == 0 { "0" } else { "kept" }
+}
+
 fn used(raw: &Raw) -> String {
-    let more = raw.await_used(DATA, 1, raw.timing.quiet * 3);
+    let more = raw.await_used(DATA, 1, raw.timing.quiet * 10);
     format!("{more} completed")
 }
 
@@ -261,7 +271,7 @@ fn queue_reset(raw: &mut Raw, report: &mut Report<'_>) {
             raw.r16(reg::QUEUE_ENABLE),
             raw.r16(reg::QUEUE_SIZE),
             raw.r16(reg::QUEUE_VECTOR),
-            if raw.r32(reg::QUEUE_DESC) == 0 { "0" } else { "kept" }
+            kept(raw)
         ),
     );
     raw.kick(DATA);
@@ -280,7 +290,6 @@ fn queue_reset(raw: &mut Raw, report: &mut Report<'_>) {
         "queue_reset without RING_RESET",
         format_args!("enabled {}, status {:#04x}", raw.r16(reg::QUEUE_ENABLE), raw.r8(reg::STATUS)),
     );
-    let _ = RING_RESET;
 }
 
 fn bus_master(raw: &mut Raw, report: &mut Report<'_>) {
@@ -307,6 +316,8 @@ fn doorbells(raw: &mut Raw, report: &mut Report<'_>) {
     raw.start();
     let id = raw.session(ENCRYPT);
     let pieces = Cipher::new(id, &PLAIN[..16]).pieces();
+    // The device has gone to sleep by then.
+    raw.interrupts();
     let posted = raw.prepare(DATA, &pieces, Form::Chain);
     raw.publish(DATA, posted.head);
     report.say("request without a kick", used(raw));

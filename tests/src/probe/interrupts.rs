@@ -57,6 +57,7 @@ fn suppression(raw: &mut Raw, report: &mut Report<'_>, name: &str, features: u64
         report.say(format_args!("{name}: after another"), seen(raw, DATA));
         report.say(format_args!("{name}: control queue after 1"), seen(raw, CONTROL));
         raw.session_and_back();
+        raw.interrupts();
         report.say(format_args!("{name}: control queue after 3"), seen(raw, CONTROL));
         let posted = raw.prepare(DATA, pieces, Form::Table);
         raw.publish(DATA, posted.head);

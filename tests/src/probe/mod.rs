@@ -45,7 +45,7 @@ pub struct Timing {
 impl Timing {
     /// For a device in this process.
     pub const SIMULATOR: Self =
-        Self { patience: Duration::from_millis(300), quiet: Duration::from_millis(5) };
+        Self { patience: Duration::from_millis(1000), quiet: Duration::from_millis(20) };
     /// For a device that an emulator runs.
     pub const EMULATED: Self =
         Self { patience: Duration::from_millis(500), quiet: Duration::from_millis(60) };

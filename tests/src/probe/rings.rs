@@ -1,7 +1,7 @@
 //! Experiments on rings that are not as they should be, and what the device does afterwards.
 
 use super::Report;
-use super::raw::{DATA, EVENT_IDX, Form, INDIRECT, NEXT, Outcome, Piece, Raw, Setup, TABLE, descriptor, reg};
+use super::raw::{DATA, EVENT_IDX, Form, Outcome, Piece, Raw, Setup, TABLE, descriptor, reg};
 use super::request::{Cipher, ENCRYPT, PLAIN, answered};
 
 pub(super) fn run(raw: &mut Raw, report: &mut Report<'_>) {
@@ -29,8 +29,15 @@ fn alone(
 
 /// How many were used, and the status.
 fn state(raw: &Raw) -> String {
-    let used = raw.await_used(DATA, 1, raw.timing.patience);
-    let used = if used == 0 { 0 } else { raw.await_used(DATA, u16::MAX, raw.timing.quiet * 4) };
+    let mut used = raw.await_used(DATA, 1, raw.timing.patience);
+    // All that come: until there are no more for a while.
+    while used != 0 {
+        let more = raw.await_used(DATA, u16::MAX, raw.timing.quiet * 4);
+        if more == used {
+            break;
+        }
+        used = more;
+    }
     let status = raw.r8(reg::STATUS);
     format!("{used} completed, status {status:#04x}, config interrupts {}", raw.interrupts()[0])
 }
@@ -206,7 +213,6 @@ fn tables(raw: &mut Raw, report: &mut Report<'_>) {
             answered(&outcome)
         });
     }
-    let _ = (INDIRECT, NEXT);
 }
 
 /// In the error state, and out of it.
