@@ -1,4 +1,5 @@
-//! What Linux says of its PCI functions: `/sys/bus/pci/devices` and `/sys/kernel/iommu_groups`.
+//! What Linux says of its PCI functions: `/sys/bus/pci/devices`, `/sys/kernel/iommu_groups`, and what
+//! of `/sys/class` belongs to them.
 //!
 //! Reading needs no privilege. Nothing is cached: each call answers what is true now.
 
@@ -50,6 +51,11 @@ impl Sysfs {
         Self { root: root.into() }
     }
 
+    /// Where the tree is.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// Folder of all functions.
     pub fn devices(&self) -> PathBuf {
         self.root.join("bus/pci/devices")
@@ -58,6 +64,19 @@ impl Sysfs {
     /// Folder of the drivers of PCI functions.
     pub fn drivers(&self) -> PathBuf {
         self.root.join("bus/pci/drivers")
+    }
+
+    /// Whether the kernel has a driver of that name for PCI functions, built in or loaded.
+    pub fn has_driver(&self, driver: &str) -> bool {
+        self.drivers().join(driver).exists()
+    }
+
+    /// The kernel module that a driver is in; `None` where it is built in, or not there.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn driver_module(&self, driver: &str) -> Result<Option<String>> {
+        link_name(&self.drivers().join(driver).join("module"))
     }
 
     /// Folder of one function, whether it is there or not.
@@ -70,8 +89,12 @@ impl Sysfs {
     /// # Errors
     /// The system's. A function that vanishes meanwhile is left out.
     pub fn functions(&self) -> Result<Vec<FunctionInfo>> {
+        self.those_in(&self.devices())
+    }
+
+    fn those_in(&self, folder: &Path) -> Result<Vec<FunctionInfo>> {
         let mut functions = Vec::new();
-        for bdf in names(&self.devices())? {
+        for bdf in names(folder)? {
             match self.function(bdf) {
                 Ok(function) => functions.push(function),
                 Err(Error::NoSuchFunction { .. }) => {}
@@ -109,10 +132,23 @@ impl Sysfs {
     /// each other by the IOMMU, so they are handed over together or not at all.
     ///
     /// # Errors
-    /// The system's.
+    /// The system's. A function that vanishes meanwhile is left out.
     pub fn group(&self, group: u32) -> Result<Vec<FunctionInfo>> {
-        let folder = self.root.join(format!("kernel/iommu_groups/{group}/devices"));
-        names(&folder)?.into_iter().map(|bdf| self.function(bdf)).collect()
+        self.those_in(&self.root.join(format!("kernel/iommu_groups/{group}/devices")))
+    }
+
+    /// Names of the devices of a class (`block`, `net`) that lie in a device's folder or below it:
+    /// what the kernel made of a function, partitions of a disk included. Sorted.
+    ///
+    /// # Errors
+    /// The system's. A folder or a class that is not there has none.
+    pub fn class_below(&self, class: &str, device: &Path) -> Result<Vec<String>> {
+        let folder = self.root.join("class").join(class);
+        let Ok(device) = device.canonicalize() else { return Ok(Vec::new()) };
+        let mut list = entries(&folder)?;
+        list.retain(|name| folder.join(name).canonicalize().is_ok_and(|path| path.starts_with(&device)));
+        list.sort();
+        Ok(list)
     }
 }
 
@@ -121,24 +157,38 @@ impl FunctionInfo {
     pub fn is_bridge(&self) -> bool {
         self.class >> 16 == 0x06
     }
+
+    /// Whether its IOMMU group can be given to user space while it is as it is: a driver that does no
+    /// DMA of its own has it, or none, or it passes on what others do (a PCI-to-PCI bridge).
+    pub fn leaves_group_viable(&self) -> bool {
+        let harmless = |driver: &str| {
+            // Drivers for one device that build on vfio-pci are named after it: mlx5-vfio-pci.
+            driver.ends_with("vfio-pci") || driver == "pci-stub" || driver == "pcieport"
+        };
+        self.class >> 8 == 0x0604 || self.driver.as_deref().is_none_or(harmless)
+    }
 }
 
 /// The entries of a folder that are addresses of functions, sorted. A folder that is not there is
 /// empty.
 fn names(folder: &Path) -> Result<Vec<Bdf>> {
+    let mut list: Vec<Bdf> = entries(folder)?.iter().filter_map(|name| name.parse().ok()).collect();
+    list.sort();
+    Ok(list)
+}
+
+/// The entries of a folder; none where it is not there.
+fn entries(folder: &Path) -> Result<Vec<String>> {
     let bad = |e| Error::io(format!("list {}", folder.display()), e);
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if is_gone(&error) => return Ok(Vec::new()),
         Err(error) => return Err(bad(error)),
     };
     let mut list = Vec::new();
     for entry in entries {
-        if let Some(bdf) = entry.map_err(bad)?.file_name().to_str().and_then(|name| name.parse().ok()) {
-            list.push(bdf);
-        }
+        list.extend(entry.map_err(bad)?.file_name().into_string().ok());
     }
-    list.sort();
     Ok(list)
 }
 
@@ -180,8 +230,8 @@ mod tests {
     use super::*;
     use std::os::unix::fs::symlink;
 
-    fn tree() -> (PathBuf, Sysfs) {
-        let root = std::env::temp_dir().join(format!("ringbell-sysfs-{}", std::process::id()));
+    fn tree(name: &str) -> (PathBuf, Sysfs) {
+        let root = std::env::temp_dir().join(format!("ringbell-sysfs-{name}-{}", std::process::id()));
         let function = root.join("bus/pci/devices/0000:00:04.0");
         fs::create_dir_all(&function).unwrap();
         for (name, text) in [
@@ -203,7 +253,7 @@ mod tests {
 
     #[test]
     fn what_is_there_is_read_and_what_is_not_is_said() {
-        let (root, sysfs) = tree();
+        let (root, sysfs) = tree("read");
         let bdf = "0000:00:04.0".parse().unwrap();
         let function = sysfs.function(bdf).unwrap();
         assert_eq!((function.vendor, function.device, function.class), (0x1af4, 0x1054, 0x0b_4000));
@@ -218,6 +268,24 @@ mod tests {
         let gone = sysfs.function("0000:00:05.0".parse().unwrap()).unwrap_err();
         assert!(matches!(gone, Error::NoSuchFunction { .. }), "{gone}");
         assert_eq!(Sysfs::at("/nowhere").functions().unwrap(), []);
+        assert_eq!(Sysfs::at("/nowhere").class_below("net", Path::new("/")).unwrap(), [""; 0]);
+        fs::remove_dir_all(root).unwrap();
+    }
+
+    #[test]
+    fn a_group_is_viable_with_bridges_and_drivers_that_do_no_dma() {
+        let (root, sysfs) = tree("viable");
+        let mut function = sysfs.function("0000:00:04.0".parse().unwrap()).unwrap();
+        let mut viable = |class, driver: Option<&str>| {
+            (function.class, function.driver) = (class, driver.map(str::to_owned));
+            function.leaves_group_viable()
+        };
+        for driver in [None, Some("vfio-pci"), Some("mlx5-vfio-pci"), Some("pci-stub"), Some("pcieport")] {
+            assert!(viable(0x02_0000, driver), "{driver:?}");
+        }
+        assert!(viable(0x06_0400, Some("shpchp")));
+        assert!(!viable(0x06_0100, Some("lpc_ich")));
+        assert!(!viable(0x02_0000, Some("e1000e")));
         fs::remove_dir_all(root).unwrap();
     }
 }

@@ -157,8 +157,11 @@ fn prepare_thread(core: Option<usize>) -> Result<()> {
     Ok(())
 }
 
-/// Empty passes between two looks at the counter while spinning.
+/// Empty passes after which an adaptive poller backs off: it pauses twice as long between looks.
 const SPINS: u32 = 32;
+/// The most pauses between two looks, about a microsecond: a latency that nobody notices who has
+/// waited for ten already.
+const PAUSES: u32 = 32;
 
 fn run(mut core: Core, control: &Control, idle: IdlePolicy) {
     let patience = match idle {
@@ -185,10 +188,12 @@ fn run(mut core: Core, control: &Control, idle: IdlePolicy) {
             last_work = ticks();
         }
         empty = empty.wrapping_add(1).max(1);
+        let pauses = 1 << (empty / SPINS).min(PAUSES.ilog2());
+        // A look at the counter costs as much as a few pauses.
+        let look = pauses > 4 || empty.is_multiple_of(SPINS);
         if patience == u64::MAX {
             std::hint::spin_loop();
-        } else if patience == 0 || (empty.is_multiple_of(SPINS) && ticks().wrapping_sub(last_work) > patience)
-        {
+        } else if patience == 0 || (look && ticks().wrapping_sub(last_work) > patience) {
             control.sleeps.fetch_add(1, Ordering::Relaxed);
             // (E): a stop that the look above did not see is seen once the flag is up.
             let closing = core.is_closing();
@@ -199,7 +204,7 @@ fn run(mut core: Core, control: &Control, idle: IdlePolicy) {
             }
             empty = 0;
         } else {
-            std::hint::spin_loop();
+            (0..pauses).for_each(|_| std::hint::spin_loop());
         }
     }
 }

@@ -4,3 +4,4 @@
 pub mod fuzz;
 pub mod hostile;
 pub mod probe;
+pub mod vm;

@@ -7,6 +7,7 @@
 //! ```text
 //!   function    the function: the seam's trait
 //!   open        from an address to an open function, and what may stand in the way
+//!   holders     who has a function open
 //!   regions     config space and BARs; the doorbell's page
 //!   memory      memory that the function reaches; iova: at which bus addresses
 //!   kernel      the ioctls that vfio-ioctls lacks, or whose errors it swallows
@@ -16,6 +17,7 @@
 //! maps memory.
 
 mod function;
+mod holders;
 mod iova;
 mod kernel;
 mod memory;
@@ -23,3 +25,4 @@ mod open;
 mod regions;
 
 pub use function::VfioFunction;
+pub use holders::holders;

@@ -13,6 +13,7 @@ use nix::errno::Errno;
 use nix::unistd::geteuid;
 use vfio_ioctls::{VfioContainer, VfioDevice, VfioError};
 
+use super::holders;
 use crate::address::Bdf;
 use crate::error::{Error, Result};
 use crate::sysfs::{FunctionInfo, Sysfs};
@@ -48,7 +49,8 @@ pub(super) fn open(sysfs: &Sysfs, bdf: Bdf) -> Result<Opened> {
 /// What sysfs says against it. Returns the group.
 fn check(sysfs: &Sysfs, info: &FunctionInfo) -> Result<u32> {
     let device = info.bdf.to_string();
-    if info.driver.as_deref() != Some(VFIO_PCI) {
+    // Drivers for one device that build on vfio-pci are named after it: mlx5-vfio-pci.
+    if !info.driver.as_deref().is_some_and(|driver| driver.ends_with(VFIO_PCI)) {
         return Err(Error::NotBound { device, driver: info.driver.clone() });
     }
     let Some(group) = info.group else {
@@ -71,12 +73,11 @@ fn check(sysfs: &Sysfs, info: &FunctionInfo) -> Result<u32> {
 
 /// The functions of other drivers in the group, where there are any.
 fn not_viable(sysfs: &Sysfs, info: &FunctionInfo, group: u32) -> Option<Error> {
-    // The drivers that the kernel holds harmless in a group: those that do no DMA.
-    let harmless = [VFIO_PCI, "pci-stub", "pcieport"];
     let others = sysfs.group(group).ok()?;
     let foreign = |other: &FunctionInfo| {
-        let driver = other.driver.as_deref().filter(|driver| !harmless.contains(driver))?;
-        (other.bdf != info.bdf).then(|| format!("{} ({driver})", other.bdf))
+        let driver = other.driver.as_deref().unwrap_or("no driver");
+        let counts = other.bdf != info.bdf && !other.leaves_group_viable();
+        counts.then(|| format!("{} ({driver})", other.bdf))
     };
     let others: Vec<_> = others.iter().filter_map(foreign).collect();
     let others = (!others.is_empty()).then(|| others.join(", "))?;
@@ -113,7 +114,7 @@ fn open_error(sysfs: &Sysfs, info: &FunctionInfo, group: u32, error: VfioError) 
         VfioError::OpenGroup(e, _) => match e.raw_os_error().map(Errno::from_raw) {
             Some(Errno::EACCES | Errno::EPERM) => no_permission(&device, node),
             Some(Errno::EBUSY) => {
-                let by = holders(Path::new(&node));
+                let by = holders(Path::new("/proc"), Some(group), &sysfs.path(info.bdf));
                 let by = if by.is_empty() { "another process".to_owned() } else { by.join(", ") };
                 Error::GroupTaken { device, group, by }
             }
@@ -136,22 +137,4 @@ fn open_error(sysfs: &Sysfs, info: &FunctionInfo, group: u32, error: VfioError) 
         }
         other => not_usable(other.to_string()),
     }
-}
-
-/// The processes that have `node` open, as far as this one may look: "ringbell (pid 4711)".
-fn holders(node: &Path) -> Vec<String> {
-    let Ok(processes) = std::fs::read_dir("/proc") else { return Vec::new() };
-    let mut list = Vec::new();
-    for process in processes.flatten() {
-        let name = process.file_name();
-        let Some(pid) = name.to_str().filter(|name| name.bytes().all(|b| b.is_ascii_digit())) else {
-            continue;
-        };
-        let Ok(mut fds) = std::fs::read_dir(process.path().join("fd")) else { continue };
-        if fds.any(|fd| fd.is_ok_and(|fd| std::fs::read_link(fd.path()).is_ok_and(|to| to == node))) {
-            let command = std::fs::read_to_string(process.path().join("comm")).unwrap_or_default();
-            list.push(format!("{} (pid {pid})", command.trim()));
-        }
-    }
-    list
 }

@@ -107,6 +107,8 @@ impl VirtioCrypto {
             )));
         }
         let transport = Transport::new(Arc::clone(&function), wire::DEVICE_TYPE)?;
+        // Whoever had it before may have left it with rings: without them first, then DMA.
+        transport.reset(options.limit)?;
         function.set_bus_master(true)?;
         let opened = Self::set_up(transport, options);
         if opened.is_err() {

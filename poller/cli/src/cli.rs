@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use ringbell::address::Bdf;
 
 /// Offload work to PCI accelerators from userspace.
 ///
@@ -21,7 +22,8 @@ const EXAMPLES: &str = "\
 Examples:
   ringbell speed                      measure the simulated device, no hardware needed
   ringbell speed --op list            what the device offers
-  ringbell crypt --cipher aes-256-ctr --key-file key.hex --iv $IV -i plain -o cipher";
+  ringbell crypt --cipher aes-256-ctr --key-file key.hex --iv $IV -i plain -o cipher
+  ringbell list                       the PCI functions here, and whether each can be used";
 
 /// What can be done.
 #[derive(Debug, Subcommand)]
@@ -30,6 +32,12 @@ pub(crate) enum Command {
     Speed(SpeedArgs),
     /// Encrypt or decrypt a file or a pipe, byte for byte as `openssl enc -K -iv` does
     Crypt(CryptArgs),
+    /// List the PCI functions here that ringbell can drive, and whether each can be used now
+    List(ListArgs),
+    /// Hand PCI functions to a driver that gives them to user space
+    Bind(BindArgs),
+    /// Give PCI functions back to the drivers that they had
+    Unbind(UnbindArgs),
     /// Print a completion script for a shell
     Completions(CompletionsArgs),
     /// Print the man page, or write all of them to a directory
@@ -208,6 +216,93 @@ impl std::fmt::Debug for CryptArgs {
     }
 }
 
+const LIST_EXAMPLES: &str = "\
+Examples:
+  ringbell list
+  ringbell list --all
+  ringbell list --json | jq -r 'select(.usable) | .address'
+
+A device is usable where this user could open it now; otherwise the line says
+what stands in the way, and what to do. Nothing is opened, and no privilege is
+needed.";
+
+/// The PCI functions here that ringbell can drive, and whether each can be used now.
+#[derive(Debug, Args)]
+#[command(after_help = LIST_EXAMPLES)]
+pub(crate) struct ListArgs {
+    /// List all PCI functions
+    #[arg(long)]
+    pub(crate) all: bool,
+
+    /// Print one JSON object for each function
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+const BIND_EXAMPLES: &str = "\
+Examples:
+  sudo ringbell bind 0000:00:04.0 --user alice
+  sudo ringbell bind 0000:03:00.0 0000:03:00.1     both functions of an IOMMU group
+
+All that are named are handed over, or none. What is in use is refused: disks
+that are mounted or swap, network interfaces that are up or have an address. So
+is a function whose IOMMU group holds others that would keep their drivers: name
+them, too. Which driver each had is remembered in /run/ringbell/bind until
+`ringbell unbind`. Needs root and an IOMMU, and no other tool.
+
+--user NAME makes NAME the owner of the group's device node, /dev/vfio/N, with
+mode 0600; it also opens /dev/vfio/vfio to all, as it is by default. It holds
+until the function is unbound.";
+
+/// Hands PCI functions to a driver that gives them to user space.
+#[derive(Debug, Args)]
+#[command(after_help = BIND_EXAMPLES)]
+pub(crate) struct BindArgs {
+    /// The addresses of the functions, such as 0000:00:04.0
+    #[arg(value_name = "BDF", required = true, value_parser = bdf)]
+    pub(crate) functions: Vec<Bdf>,
+
+    /// The driver that they are handed to
+    #[arg(long, value_name = "NAME", default_value = "vfio-pci")]
+    pub(crate) driver: UserDriver,
+
+    /// Give the device node to this user, by name or number
+    #[arg(long, value_name = "NAME")]
+    pub(crate) user: Option<String>,
+
+    /// Take functions away that are in use, or that ringbell does not drive
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+/// A driver that gives functions to user space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum UserDriver {
+    /// VFIO, behind an IOMMU
+    VfioPci,
+}
+
+const UNBIND_EXAMPLES: &str = "\
+Example:
+  sudo ringbell unbind 0000:00:04.0
+
+Where ringbell has not bound it, the kernel looks for a driver. A function that
+a process has open is refused, because the kernel would wait for that process;
+one that opens it meanwhile is waited for all the same.";
+
+/// Gives PCI functions back to the drivers that they had.
+#[derive(Debug, Args)]
+#[command(after_help = UNBIND_EXAMPLES)]
+pub(crate) struct UnbindArgs {
+    /// The addresses of the functions, such as 0000:00:04.0
+    #[arg(value_name = "BDF", required = true, value_parser = bdf)]
+    pub(crate) functions: Vec<Bdf>,
+
+    /// Do it although a process has it open, or the driver that it had is gone
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
 /// Prints a completion script for a shell.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  ringbell completions bash > /etc/bash_completion.d/ringbell")]
@@ -225,6 +320,13 @@ pub(crate) struct ManArgs {
     /// Write a page for each command to this directory
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) out: Option<PathBuf>,
+}
+
+fn bdf(text: &str) -> Result<Bdf, String> {
+    text.parse().map_err(|error| match error {
+        ringbell::Error::Address { why, .. } => why,
+        other => other.to_string(),
+    })
 }
 
 /// Smallest and largest request of `speed`.

@@ -4,6 +4,7 @@
 //!   cli        what can be asked for, by clap
 //!   speed      a measurement: requests, completions, every result checked
 //!   crypt      a file or a pipe through the accelerator
+//!   functions  list, bind, unbind: who has the PCI functions of this machine
 //!   pages      completions and man pages, generated from cli
 //!   software   AES by another implementation than the simulator's: the judge of results
 //!   device     addresses and ciphers, as the commands share them
@@ -18,6 +19,7 @@ mod cli;
 mod crypt;
 mod device;
 mod error;
+mod functions;
 mod out;
 mod pages;
 mod software;
@@ -55,6 +57,9 @@ fn run() -> Result<ExitCode> {
     match cli.command {
         Command::Speed(args) => speed::run(&args)?,
         Command::Crypt(args) => crypt::run(args)?,
+        Command::List(args) => functions::list(&args)?,
+        Command::Bind(args) => functions::bind(&args)?,
+        Command::Unbind(args) => functions::unbind(&args)?,
         Command::Completions(args) => pages::completions(&args)?,
         Command::Man(args) => pages::man(&args)?,
     }
