@@ -96,7 +96,7 @@ fn fields(raw: &mut Raw, report: &mut Report<'_>) {
     ] {
         alone(raw, report, &format!("opcode {what}"), |_, r| Cipher { opcode, ..r }.pieces());
     }
-    // On a session that is not there: on one for a cipher it is QEMU's end.
+    // Only on a session that is not there: what one for a cipher would do was not tried.
     alone(raw, report, "opcode AKCIPHER encrypt, no such session", |_, r| {
         Cipher { opcode: 0x400, session: 200, iv_len: 32, src_len: 32, iv: vec![], ..r }.pieces()
     });

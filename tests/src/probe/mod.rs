@@ -14,7 +14,7 @@
 //!   interrupts, kicks       interrupts.rs     the driver: raw.rs
 //! ```
 //!
-//! Never destroys a session that is not there: that kills QEMU before 9.1.
+//! Never destroys a session that is not there: that kills QEMU 7.2 (said to be mended in 2024).
 
 mod data;
 mod function;
