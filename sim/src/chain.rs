@@ -16,7 +16,8 @@ use crate::wire;
 pub(crate) struct Rules {
     /// INDIRECT_DESC was agreed on.
     pub(crate) indirect: bool,
-    /// QEMU: tables of up to 1024, no descriptor of length zero.
+    /// QEMU: tables of up to 1024, no descriptor of length zero; a table is one only at the head of
+    /// a chain, whatever was agreed on, and has no next.
     pub(crate) qemu: bool,
 }
 
@@ -53,7 +54,7 @@ impl Chain {
         for count in 1..=entries {
             let descriptor = queue.descriptor(index)?;
             let flags = descriptor.flags.get();
-            if flags & wire::DESC_F_INDIRECT != 0 {
+            if flags & wire::DESC_F_INDIRECT != 0 && (count == 1 || !rules.qemu) {
                 return self.walk_table(queue, &descriptor, count - 1, dma, rules);
             }
             self.add(queue.index, &descriptor, dma, rules)?;
@@ -80,10 +81,10 @@ impl Chain {
     ) -> Result<(), DriverError> {
         let (number, head) = (queue.index, self.head);
         let wrong = |why| DriverError::Indirect { queue: number, head, why };
-        if !rules.indirect {
+        if !rules.indirect && !rules.qemu {
             return Err(wrong("was not agreed on"));
         }
-        if descriptor.flags.get() & wire::DESC_F_NEXT != 0 {
+        if descriptor.flags.get() & wire::DESC_F_NEXT != 0 && !rules.qemu {
             return Err(wrong("has a next one"));
         }
         let (addr, len) = (descriptor.addr.get(), descriptor.len.get());
@@ -101,7 +102,7 @@ impl Chain {
             dma.read(&table, 16 * usize::from(index), descriptor.as_mut_bytes())
                 .ok_or(DriverError::NotMapped { queue: number, addr, len: u64::from(len) })?;
             let flags = descriptor.flags.get();
-            if flags & wire::DESC_F_INDIRECT != 0 {
+            if flags & wire::DESC_F_INDIRECT != 0 && !rules.qemu {
                 return Err(wrong("is nested"));
             }
             self.add(number, &descriptor, dma, rules)?;

@@ -1,5 +1,7 @@
 //! The arithmetic: AES in ECB, CBC and CTR mode, in place, in pieces.
 
+use std::cell::Cell;
+
 use aws_lc_rs::cipher::{
     AES_128, AES_192, AES_256, DecryptingKey, DecryptionContext, EncryptingKey, EncryptionContext,
     UnboundCipherKey,
@@ -71,6 +73,8 @@ pub(crate) struct Cipher {
     key: Key,
     pub(crate) mode: Mode,
     pub(crate) direction: Direction,
+    /// QEMU: the IV that the next request starts with, if it brings none.
+    pub(crate) kept_iv: Cell<[u8; BLOCK]>,
 }
 
 impl Cipher {
@@ -92,7 +96,7 @@ impl Cipher {
             (Mode::Cbc, Direction::Decrypt) => DecryptingKey::cbc(key).map(Key::Decrypt),
         }
         .ok()?;
-        Some(Self { key, mode, direction })
+        Some(Self { key, mode, direction, kept_iv: Cell::new([0; BLOCK]) })
     }
 
     /// Transforms `data` in place and moves `iv` on, so that the next piece of the same request can

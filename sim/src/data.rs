@@ -10,7 +10,7 @@ use zerocopy::{FromZeros, IntoBytes};
 use zeroize::Zeroizing;
 
 use crate::chain::Chain;
-use crate::config::{Compute, Quirks, SimConfig};
+use crate::config::{Compute, SimConfig};
 use crate::crypto::{BLOCK, Cipher, Direction};
 use crate::dma::DmaMap;
 use crate::error::DriverError;
@@ -20,7 +20,7 @@ use crate::wire::{self, CipherRequest};
 /// Most bytes of IV, source and destination together.
 pub(crate) const MAX_SIZE: u64 = 64 << 20;
 /// QEMU's limit is as good as none.
-pub(crate) const QEMU_MAX_SIZE: u64 = i64::MAX as u64 - 64;
+pub(crate) const QEMU_MAX_SIZE: u64 = i64::MAX as u64 - 24;
 
 /// Data goes through the device in pieces of this size: they stay in the first-level cache, and
 /// the device's memory does not grow with what a driver asks for.
@@ -55,14 +55,19 @@ pub(crate) fn serve(
     if chain.writable_len == 0 {
         return Err(truncated());
     }
+    let qemu = config.quirks.qemu();
     let status = match check(&request, chain, sessions, config) {
         Ok(cipher) => {
-            let mut iv = [0_u8; BLOCK];
-            if source.read(dma, &mut iv[..cipher.mode.iv_len() as usize]).is_none() {
+            // No IV in a mode that has one: QEMU goes on with the one that the last request left.
+            let mut iv = cipher.kept_iv.get();
+            let given = if request.iv_len.get() == 0 { 0 } else { cipher.mode.iv_len() as usize };
+            if source.read(dma, &mut iv[..given]).is_none() {
                 return Err(truncated());
             }
+            let whole = qemu || cipher.mode.whole_blocks();
+            let refused = whole && !(request.src_data_len.get() as usize).is_multiple_of(BLOCK);
             let mut left = request.src_data_len.get() as usize;
-            if config.compute == Compute::None {
+            if config.compute == Compute::None || refused {
                 left = 0;
             }
             let mut destination = chain.writable();
@@ -73,7 +78,15 @@ pub(crate) fn serve(
                 destination.write(dma, piece).ok_or_else(truncated)?;
                 left -= piece.len();
             }
-            wire::OK
+            if qemu {
+                cipher.kept_iv.set(iv);
+            }
+            if refused {
+                debug!(queue, "request refused: the data are not whole blocks");
+                wire::ERR
+            } else {
+                wire::OK
+            }
         }
         Err(Refusal::Status(status, why)) => {
             debug!(queue, status, why, "request refused");
@@ -82,7 +95,7 @@ pub(crate) fn serve(
         Err(Refusal::Qemu(why)) => return Err(DriverError::Qemu { queue, head: chain.head, why }),
     };
     chain.write_last(dma, status).ok_or_else(truncated)?;
-    Ok(if config.quirks == Quirks::Qemu {
+    Ok(if qemu {
         chain.writable_len as u32
     } else if status == wire::OK {
         request.dst_data_len.get() + 1
@@ -107,12 +120,18 @@ fn check<'s>(
     sessions: &'s Sessions,
     config: &SimConfig,
 ) -> Result<&'s Cipher, Refusal> {
-    let qemu = config.quirks == Quirks::Qemu;
+    let qemu = config.quirks.qemu();
     let status = |status, why| Err(Refusal::Status(status, why));
     let lengths = |why| Err(if qemu { Refusal::Qemu(why) } else { Refusal::Status(wire::ERR, why) });
     let direction = match request.header.opcode.get() {
         wire::CIPHER_ENCRYPT => Direction::Encrypt,
         wire::CIPHER_DECRYPT => Direction::Decrypt,
+        wire::AKCIPHER_ENCRYPT..=wire::AKCIPHER_VERIFY if qemu => {
+            return match sessions.get(request.header.session_id.get()) {
+                Some(_) => Err(Refusal::Qemu("it is asymmetric, its session is for a cipher")),
+                None => status(wire::INVSESS, "there is no such session"),
+            };
+        }
         _ => return status(wire::NOTSUPP, "there is no such opcode"),
     };
     if request.op_type.get() != wire::SYM_OP_CIPHER {
@@ -141,11 +160,8 @@ fn check<'s>(
     if !qemu && cipher.mode.to_wire() != request.header.algo.get() {
         return status(wire::ERR, "the session is for another algorithm");
     }
-    if request.iv_len.get() != cipher.mode.iv_len() {
+    if request.iv_len.get() != cipher.mode.iv_len() && !(qemu && iv == 0) {
         return status(wire::ERR, "the IV has no such length");
-    }
-    if cipher.mode.whole_blocks() && src % BLOCK as u64 != 0 {
-        return status(wire::ERR, "the data are not whole blocks");
     }
     Ok(cipher)
 }

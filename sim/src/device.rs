@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tracing::{debug, warn};
 
 use crate::chain::{Chain, Rules};
-use crate::config::{Order, Quirks, SimConfig};
+use crate::config::{Order, SimConfig};
 use crate::dma::DmaMap;
 use crate::error::DriverError;
 use crate::interrupts::Interrupts;
@@ -38,6 +38,8 @@ pub(crate) enum Effect {
     },
     /// The device may go on.
     Wake,
+    /// The device looks at all its queues, as if they were kicked.
+    Start,
 }
 
 /// The device's clock.
@@ -89,16 +91,17 @@ pub(crate) struct Device {
 impl Device {
     pub(crate) fn new(config: SimConfig, stepped: bool) -> Self {
         let count = config.queues + 1;
-        let vectors = if config.quirks == Quirks::Qemu { 2 } else { count + 1 };
+        let qemu = config.quirks.qemu();
+        let vectors = if qemu { 2 } else { count + 1 };
         let mut rng = Rng::new(config.seed);
-        let sessions = Sessions::new(Rng::new(rng.next()), config.quirks == Quirks::Qemu);
+        let sessions = Sessions::new(Rng::new(rng.next()), qemu);
         Self {
-            space: ConfigSpace::new(count, vectors),
+            space: ConfigSpace::new(count, vectors, qemu),
             msix_table: msix_table(vectors),
             common: Common::new(),
-            interrupts: Interrupts::default(),
+            interrupts: Interrupts::new(qemu),
             dma: DmaMap::new(),
-            queues: (0..count).map(|index| Queue::new(index, config.queue_size)).collect(),
+            queues: (0..count).map(|index| Queue::new(index, config.queue_size, qemu)).collect(),
             vectors,
             sessions,
             chain: Chain::default(),
@@ -119,9 +122,7 @@ impl Device {
             | wire::F_VERSION_1
             | wire::F_ACCESS_PLATFORM
             | wire::F_RING_RESET;
-        // QEMU offers it with iommu_platform=on only.
-        let not = if self.config.quirks == Quirks::Qemu { wire::F_ACCESS_PLATFORM } else { 0 };
-        all & !not & !self.config.features_off
+        all & !self.config.features_off
     }
 
     fn agreed(&self, feature: u64) -> bool {
@@ -133,7 +134,12 @@ impl Device {
     }
 
     fn rules(&self) -> Rules {
-        Rules { indirect: self.agreed(wire::F_INDIRECT_DESC), qemu: self.config.quirks == Quirks::Qemu }
+        Rules { indirect: self.agreed(wire::F_INDIRECT_DESC), qemu: self.qemu() }
+    }
+
+    /// Whether it has QEMU's peculiarities.
+    pub(crate) fn qemu(&self) -> bool {
+        self.config.quirks.qemu()
     }
 
     /// Whether the device may work on its queues.
@@ -144,7 +150,7 @@ impl Device {
     /// Whether the driver has set the device up, and it is well.
     fn live(&self) -> bool {
         let wanted = wire::STATUS_FEATURES_OK | wire::STATUS_DRIVER_OK;
-        self.common.status & (wanted | wire::STATUS_NEEDS_RESET) == wanted
+        self.common.status & wanted == wanted && !self.common.broken
     }
 
     /// Kicks have to wait: the device is set up, but must not do DMA.
@@ -160,13 +166,13 @@ impl Device {
         let in_flight: usize = self.queues.iter().map(Queue::in_flight).sum();
         self.stats.dropped += in_flight as u64;
         self.stats.resets += 1;
-        self.common = Common::new();
+        self.common = Common::after_reset(&self.common);
         self.interrupts.reset();
         for queue in &mut self.queues {
             queue.reset(self.config.queue_size);
         }
         // QEMU's backend keeps them.
-        if self.config.quirks == Quirks::None {
+        if !self.qemu() {
             self.sessions.clear();
         }
     }
@@ -174,7 +180,7 @@ impl Device {
     /// A function level reset: also config space goes back to its defaults.
     pub(crate) fn reset_function(&mut self) {
         self.reset("the function was reset");
-        self.space = ConfigSpace::new(self.config.queues + 1, self.vectors);
+        self.space = ConfigSpace::new(self.config.queues + 1, self.vectors, self.qemu());
         self.msix_table = msix_table(self.vectors);
     }
 
@@ -183,14 +189,26 @@ impl Device {
         if let Some(queue) = self.queues.get_mut(index) {
             debug!(queue = index, "queue reset");
             self.stats.dropped += queue.in_flight() as u64;
+            let registers = (queue.desc, queue.avail, queue.used);
             queue.reset(self.config.queue_size);
+            if self.config.quirks.qemu() {
+                (queue.desc, queue.avail, queue.used) = registers;
+            }
+        }
+    }
+
+    /// The command register was written: without bus mastering, QEMU takes DRIVER_OK back.
+    pub(crate) fn command_written(&mut self) {
+        if self.qemu() && !self.space.bus_master() {
+            self.common.status &= !wire::STATUS_DRIVER_OK;
         }
     }
 
     /// The driver did what it must not: the device needs a reset (2.1.2).
-    fn fault(&mut self, error: DriverError) {
+    pub(crate) fn fault(&mut self, error: DriverError) {
         warn!(%error, "the device needs a reset");
         self.common.status |= wire::STATUS_NEEDS_RESET;
+        self.common.broken = true;
         self.stats.faults += 1;
         self.stats.last_fault = Some(error);
         for queue in &mut self.queues {
@@ -200,7 +218,10 @@ impl Device {
             queue.awake = false;
         }
         if self.common.status & wire::STATUS_DRIVER_OK != 0 {
-            self.raise(self.common.msix_config, wire::ISR_CONFIG);
+            // QEMU counts it as a change of the configuration, and shows both causes.
+            let isr = wire::ISR_CONFIG | if self.qemu() { wire::ISR_QUEUE } else { 0 };
+            self.common.generation = self.common.generation.wrapping_add(self.qemu().into());
+            self.raise(self.common.msix_config, isr);
         }
     }
 

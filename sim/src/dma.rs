@@ -12,13 +12,15 @@
 
 use std::cell::Cell;
 use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
 
 use ringbell_drivers::dma::SharedMemory;
 
 const FIRST: u64 = 0x1_0000_0000;
 const END: u64 = 1 << 46;
 const GUARD: u64 = 1 << 20;
-const PAGE: u64 = 4096;
+/// Bytes of a page.
+pub(crate) const PAGE: u64 = 4096;
 
 #[derive(Debug)]
 struct Mapped {
@@ -120,4 +122,30 @@ impl DmaMap {
 pub(crate) struct Piece {
     pub(crate) memory: Arc<SharedMemory>,
     pub(crate) offset: usize,
+}
+
+impl Piece {
+    /// Loads 16 bits, in one access where they are aligned.
+    #[inline]
+    pub(crate) fn load_u16(&self, at: usize, order: Ordering) -> Option<u16> {
+        self.memory.load_u16(self.offset + at, order).or_else(|| self.load_unaligned(at))
+    }
+
+    /// Stores 16 bits, in one access where they are aligned.
+    #[inline]
+    pub(crate) fn store_u16(&self, at: usize, value: u16, order: Ordering) {
+        if self.memory.store_u16(self.offset + at, value, order).is_none() {
+            fence(Ordering::SeqCst);
+            let _ = self.memory.write(self.offset + at, &value.to_le_bytes());
+        }
+    }
+
+    /// A ring where none may be, which QEMU takes.
+    #[cold]
+    fn load_unaligned(&self, at: usize) -> Option<u16> {
+        let mut bytes = [0; 2];
+        self.memory.read(self.offset + at, &mut bytes)?;
+        fence(Ordering::SeqCst);
+        Some(u16::from_le_bytes(bytes))
+    }
 }

@@ -42,6 +42,7 @@ impl SimFunction {
         let mut device = self.core().device();
         let masked = !device.space.intx_allowed();
         let effect = change(&mut device);
+        device.command_written();
         self.core().set_memory_enabled(device.space.memory_enabled());
         if masked && device.space.intx_allowed() {
             device.interrupts.fire_intx(true);

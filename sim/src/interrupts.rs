@@ -14,11 +14,17 @@ pub(crate) struct Interrupts {
     intx_masked: bool,
     /// ISR status; reading clears it.
     isr: u8,
+    /// QEMU: it shows queues with MSI-X, too.
+    isr_always: bool,
     /// Eventfds signalled.
     pub(crate) raised: u64,
 }
 
 impl Interrupts {
+    pub(crate) fn new(isr_always: bool) -> Self {
+        Self { isr_always, ..Self::default() }
+    }
+
     pub(crate) fn set_msix(&mut self, vectors: Vec<Option<OwnedFd>>) {
         self.msix = vectors;
     }
@@ -32,13 +38,17 @@ impl Interrupts {
         !self.msix.is_empty()
     }
 
-    /// Whether the legacy line is asserted.
+    /// Whether the legacy line is asserted: never with MSI-X.
     pub(crate) fn asserted(&self) -> bool {
-        self.isr != 0
+        self.isr != 0 && !self.msix_enabled()
     }
 
     /// Raises the interrupt of `vector`, or the legacy one with `isr` as its cause.
     pub(crate) fn raise(&mut self, vector: u16, isr: u8, bus_master: bool, intx_allowed: bool) {
+        // With MSI-X, only the configuration's bit has to be set (4.1.4.5.1).
+        if !self.msix_enabled() || isr & wire::ISR_CONFIG != 0 || self.isr_always {
+            self.isr |= isr;
+        }
         if self.msix_enabled() {
             // A message is a write to memory: it needs bus mastering. NO_VECTOR is out of range.
             if let Some(Some(event)) = self.msix.get(usize::from(vector)).filter(|_| bus_master) {
@@ -46,14 +56,13 @@ impl Interrupts {
                 self.raised += 1;
             }
         } else {
-            self.isr |= isr;
             self.fire_intx(intx_allowed);
         }
     }
 
     /// Signals the legacy line where it is asserted and not masked.
     pub(crate) fn fire_intx(&mut self, allowed: bool) {
-        if let (true, true, false, Some(event)) = (allowed, self.isr != 0, self.intx_masked, &self.intx) {
+        if let (true, true, false, Some(event)) = (allowed, self.asserted(), self.intx_masked, &self.intx) {
             signal(event);
             self.intx_masked = true;
             self.raised += 1;

@@ -34,6 +34,8 @@ pub(crate) const ISR: u64 = 0x1000;
 pub(crate) const DEVICE: u64 = 0x2000;
 /// Doorbells.
 pub(crate) const NOTIFY: u64 = 0x3000;
+/// What QEMU announces as the length of each structure.
+pub(crate) const QEMU_STRUCTURE: u64 = 0x1000;
 /// Bytes from one doorbell to the next.
 pub(crate) const NOTIFY_MULTIPLIER: u64 = 4;
 
@@ -65,7 +67,7 @@ pub(crate) struct ConfigSpace {
 }
 
 impl ConfigSpace {
-    pub(crate) fn new(queues: u16, vectors: u16) -> Self {
+    pub(crate) fn new(queues: u16, vectors: u16, qemu: bool) -> Self {
         let mut space = Self { bytes: [0; CONFIG_SIZE], writable: [0; CONFIG_SIZE] };
         space.set16(config::VENDOR_ID, wire::PCI_VENDOR);
         space.set16(config::DEVICE_ID, wire::PCI_DEVICE);
@@ -88,18 +90,15 @@ impl ConfigSpace {
         space.set(config::BAR0 + 4, &0xfebd_1000_u32.to_le_bytes());
         space.set(config::BAR0 + 16, &(0x38_0000_0000_u64 | 0xc).to_le_bytes());
 
-        let notify_len = u64::from(queues) * NOTIFY_MULTIPLIER;
-        space.capability(CAP_COMMON, 0, 16, wire::CAP_COMMON, COMMON, size_of::<wire::CommonConfig>() as u64);
-        space.capability(CAP_ISR, CAP_COMMON, 16, wire::CAP_ISR, ISR, 1);
-        space.capability(
-            CAP_DEVICE,
-            CAP_ISR,
-            16,
-            wire::CAP_DEVICE,
-            DEVICE,
-            size_of::<wire::CryptoConfig>() as u64,
-        );
-        space.capability(CAP_NOTIFY, CAP_DEVICE, 20, wire::CAP_NOTIFY, NOTIFY, notify_len);
+        // QEMU announces the whole page of each.
+        let len = |exact: u64| if qemu { QEMU_STRUCTURE } else { exact };
+        let [common, device] =
+            [size_of::<wire::CommonConfig>(), size_of::<wire::CryptoConfig>()].map(|size| len(size as u64));
+        let notify = len(u64::from(queues) * NOTIFY_MULTIPLIER);
+        space.capability(CAP_COMMON, 0, 16, wire::CAP_COMMON, COMMON, common);
+        space.capability(CAP_ISR, CAP_COMMON, 16, wire::CAP_ISR, ISR, len(1));
+        space.capability(CAP_DEVICE, CAP_ISR, 16, wire::CAP_DEVICE, DEVICE, device);
+        space.capability(CAP_NOTIFY, CAP_DEVICE, 20, wire::CAP_NOTIFY, NOTIFY, notify);
         space.set(CAP_NOTIFY + 16, &(NOTIFY_MULTIPLIER as u32).to_le_bytes());
         space.capability(CAP_PCI, CAP_NOTIFY, 20, wire::CAP_PCI, 0, 0);
         space.set8(CAP_PCI + 4, 0);

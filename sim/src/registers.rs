@@ -1,18 +1,23 @@
 //! The registers in BAR 4: common configuration, ISR, device configuration. Ref: VIRTIO 1.2, 4.1.4.3
 //! to 4.1.4.6, 5.9.4.
 
+use std::collections::BTreeSet;
+
 use tracing::{debug, warn};
 use zerocopy::IntoBytes;
 
-use crate::config::Quirks;
 use crate::control::MAX_CIPHER_KEY;
 use crate::data::{MAX_SIZE, QEMU_MAX_SIZE};
 use crate::device::{Device, Effect};
-use crate::pci::{self, COMMON, DEVICE, ISR, NOTIFY, NOTIFY_MULTIPLIER};
+use crate::error::DriverError;
+use crate::pci::{self, COMMON, DEVICE, ISR, NOTIFY, NOTIFY_MULTIPLIER, QEMU_STRUCTURE};
 use crate::wire::{self, CommonConfig, CryptoConfig};
 
 /// Longest authentication key that the config announces, in bytes.
 const MAX_AUTH_KEY: u32 = 512;
+
+/// QEMU has registers for so many queues.
+const QEMU_QUEUES: u16 = 1024;
 
 /// The registers that are about the whole device.
 #[derive(Debug)]
@@ -25,11 +30,22 @@ pub(crate) struct Common {
     beyond: bool,
     pub(crate) msix_config: u16,
     pub(crate) status: u8,
-    generation: u8,
+    /// The device met an error: it does nothing until it is reset.
+    pub(crate) broken: bool,
+    pub(crate) generation: u8,
     queue_select: u16,
+    /// QEMU: what was written to the feature registers, accepted or not.
+    written: [u32; 2],
+    /// QEMU: queues that are not there and were enabled.
+    enabled: BTreeSet<u16>,
 }
 
 impl Common {
+    /// The state after a reset, which leaves what QEMU has `written`.
+    pub(crate) fn after_reset(before: &Self) -> Self {
+        Self { written: before.written, ..Self::new() }
+    }
+
     pub(crate) fn new() -> Self {
         Self {
             device_feature_select: 0,
@@ -38,8 +54,11 @@ impl Common {
             beyond: false,
             msix_config: wire::NO_VECTOR,
             status: 0,
+            broken: false,
             generation: 0,
             queue_select: 0,
+            written: [0; 2],
+            enabled: BTreeSet::new(),
         }
     }
 }
@@ -60,6 +79,8 @@ impl Device {
             data[0] = self.interrupts.take_isr();
         } else if let Some(at) = within(offset, data.len(), DEVICE, size_of::<CryptoConfig>()) {
             data.copy_from_slice(&self.crypto_config().as_bytes()[at..][..data.len()]);
+        } else if self.qemu() && within(offset, data.len(), DEVICE, QEMU_STRUCTURE as usize).is_some() {
+            data.fill(0xff);
         }
     }
 
@@ -85,11 +106,10 @@ impl Device {
             // A 64-bit field is two of 32 bits (4.1.3.1).
             [a, b, c, d, e, f, g, h] => {
                 self.write_common(offset, 4, u32::from_le_bytes([a, b, c, d]));
-                self.write_common(offset + 4, 4, u32::from_le_bytes([e, f, g, h]));
+                self.write_common(offset + 4, 4, u32::from_le_bytes([e, f, g, h]))
             }
-            _ => {}
+            _ => Effect::None,
         }
-        Effect::None
     }
 
     fn common_config(&self) -> CommonConfig {
@@ -100,11 +120,15 @@ impl Device {
             _ => 0,
         };
         let queue = self.queues.get(usize::from(common.queue_select));
+        let [low, high] = common.written.map(u64::from);
+        let read_back = if self.qemu() { low | high << 32 } else { common.driver_features };
+        let missing = (u16::from(common.enabled.contains(&common.queue_select)), common.queue_select);
+        let (missing_enable, missing_off) = if self.qemu() { missing } else { (0, 0) };
         CommonConfig {
             device_feature_select: common.device_feature_select.into(),
             device_feature: word(self.offered(), common.device_feature_select).into(),
             driver_feature_select: common.driver_feature_select.into(),
-            driver_feature: word(common.driver_features, common.driver_feature_select).into(),
+            driver_feature: word(read_back, common.driver_feature_select).into(),
             msix_config: common.msix_config.into(),
             num_queues: (self.queues.len() as u16).into(),
             device_status: common.status,
@@ -113,8 +137,8 @@ impl Device {
             // A queue that is not there has size 0.
             queue_size: queue.map_or(0, |queue| queue.size).into(),
             queue_msix_vector: queue.map_or(wire::NO_VECTOR, |queue| queue.vector).into(),
-            queue_enable: queue.map_or(0, |queue| u16::from(queue.enabled)).into(),
-            queue_notify_off: queue.map_or(0, |queue| queue.index).into(),
+            queue_enable: queue.map_or(missing_enable, |queue| u16::from(queue.enabled)).into(),
+            queue_notify_off: queue.map_or(missing_off, |queue| queue.index).into(),
             queue_desc: queue.map_or(0, |queue| queue.desc).into(),
             queue_driver: queue.map_or(0, |queue| queue.avail).into(),
             queue_device: queue.map_or(0, |queue| queue.used).into(),
@@ -125,9 +149,12 @@ impl Device {
     }
 
     fn crypto_config(&self) -> CryptoConfig {
-        let qemu = self.config.quirks == Quirks::Qemu;
+        let qemu = self.qemu();
         let (services, ciphers, hashes) = if qemu {
-            let services = 1 << wire::SERVICE_CIPHER | 1 << wire::SERVICE_HASH | 1 << wire::SERVICE_MAC;
+            let services = 1 << wire::SERVICE_CIPHER
+                | 1 << wire::SERVICE_HASH
+                | 1 << wire::SERVICE_MAC
+                | 1 << wire::SERVICE_AKCIPHER;
             (services, 1 << wire::CIPHER_AES_CBC, 1 << wire::HASH_SHA1)
         } else {
             let ciphers = 1 << wire::CIPHER_AES_ECB | 1 << wire::CIPHER_AES_CBC | 1 << wire::CIPHER_AES_CTR;
@@ -145,30 +172,44 @@ impl Device {
             aead_algo: 0.into(),
             max_cipher_key_len: MAX_CIPHER_KEY.into(),
             max_auth_key_len: MAX_AUTH_KEY.into(),
-            akcipher_algo: 0.into(),
+            akcipher_algo: if qemu { 1 << wire::AKCIPHER_RSA } else { 0 }.into(),
             max_size: if qemu { QEMU_MAX_SIZE } else { MAX_SIZE }.into(),
         }
     }
 
     /// A write of exactly one field; others are misuse and are left alone (4.1.3.1).
-    fn write_common(&mut self, offset: u64, len: usize, value: u32) {
+    fn write_common(&mut self, offset: u64, len: usize, value: u32) -> Effect {
         let half = value as u16;
         match (offset - COMMON, len) {
             (0, 4) => self.common.device_feature_select = value,
             (8, 4) => self.common.driver_feature_select = value,
             (12, 4) => self.write_features(value),
             (16, 2) => self.common.msix_config = self.vector(half),
-            (20, 1) => self.write_status(value as u8),
+            (20, 1) => return self.write_status(value as u8),
+            (22, 2) if self.qemu() && half >= QEMU_QUEUES => {
+                debug!(half, "queue_select beyond QEMU's ignored")
+            }
             (22, 2) => self.common.queue_select = half,
             (24..=58, _) => self.write_queue(offset - COMMON, len, value),
             (at, len) => debug!(at, len, "write to a read-only or misaligned register ignored"),
         }
+        Effect::None
     }
 
     fn write_features(&mut self, value: u32) {
+        let (qemu, offered) = (self.qemu(), self.offered());
         let common = &mut self.common;
+        if qemu && let Some(word) = common.written.get_mut(common.driver_feature_select as usize) {
+            *word = value;
+        }
         if common.status & wire::STATUS_FEATURES_OK != 0 {
             warn!("the driver changes features after FEATURES_OK: ignored");
+            return;
+        }
+        if qemu {
+            // What is not offered is dropped in silence.
+            let [low, high] = common.written.map(u64::from);
+            common.driver_features = (low | high << 32) & offered;
             return;
         }
         let value = u64::from(value);
@@ -186,11 +227,14 @@ impl Device {
     }
 
     /// Writes device status (2.1, 3.1).
-    fn write_status(&mut self, value: u8) {
+    fn write_status(&mut self, value: u8) -> Effect {
         let before = self.common.status;
         if value == 0 {
             self.reset("the driver wrote 0 to device status");
-            return;
+            return Effect::None;
+        }
+        if self.qemu() {
+            return self.write_status_as_qemu(value);
         }
         let mut status = value | before & wire::STATUS_NEEDS_RESET;
         if before & !value & !wire::STATUS_NEEDS_RESET != 0 {
@@ -208,12 +252,31 @@ impl Device {
         }
         debug!(before, status, "device status");
         self.common.status = status;
+        Effect::None
+    }
+
+    /// QEMU takes any status, but one whose features it refuses; the error state is not shown any
+    /// more, and stays. With DRIVER_OK it looks at all queues.
+    fn write_status_as_qemu(&mut self, value: u8) -> Effect {
+        let new = value & !self.common.status;
+        if new & wire::STATUS_FEATURES_OK != 0
+            && let Err(why) = self.agree()
+        {
+            warn!(features = format_args!("{:#x}", self.common.driver_features), why, "FEATURES_OK refused");
+            return Effect::None;
+        }
+        debug!(before = self.common.status, value, "device status");
+        self.common.status = value;
+        if new & wire::STATUS_DRIVER_OK != 0 { Effect::Start } else { Effect::None }
     }
 
     /// Whether the features that the driver accepted can be worked with.
     fn agree(&self) -> Result<(), &'static str> {
         let (offered, accepted) = (self.offered(), self.common.driver_features);
-        if self.common.beyond || accepted & !offered != 0 {
+        let translated = offered & !accepted & wire::F_ACCESS_PLATFORM == 0;
+        if self.qemu() && (translated || accepted & wire::F_VERSION_1 == 0) {
+            Ok(())
+        } else if self.common.beyond || accepted & !offered != 0 {
             Err("the driver accepts what is not offered")
         } else if accepted & wire::F_VERSION_1 == 0 {
             Err("the driver does not accept VERSION_1")
@@ -229,10 +292,18 @@ impl Device {
         let (number, half) = (self.common.queue_select, value as u16);
         let vector = self.vector(half);
         let agreed = self.common.status & wire::STATUS_FEATURES_OK != 0;
-        let reset = agreed && self.common.driver_features & wire::F_RING_RESET != 0;
+        let qemu = self.qemu();
+        let reset = qemu || agreed && self.common.driver_features & wire::F_RING_RESET != 0;
         let max_size = self.config.queue_size;
+        if qemu && (at, len) == (28, 2) && half != 1 {
+            let (queue, what, value) = (number, "queue_enable", u64::from(value));
+            return self.fault(DriverError::Setup { queue, what, value });
+        }
         let Some(queue) = self.queues.get_mut(usize::from(number)) else {
             warn!(number, "write to a queue that is not there ignored");
+            if qemu && (at, len) == (28, 2) {
+                self.common.enabled.insert(number);
+            }
             return;
         };
         let low = |field: u64| field & !0xffff_ffff | u64::from(value);
@@ -241,11 +312,15 @@ impl Device {
             (26, 2) => queue.vector = vector,
             (58, 2) if half == 1 && reset => self.reset_queue(usize::from(number)),
             (58, 2) => warn!(number, half, "write to queue_reset ignored"),
-            (28, 2) if half == 1 && !agreed => warn!(number, "queue enabled before FEATURES_OK: ignored"),
-            (28, 2) if half == 1 => queue.enabled = true,
+            (28, 2) if half == 1 && !agreed && !qemu => {
+                warn!(number, "queue enabled before FEATURES_OK: ignored")
+            }
+            (28, 2) if half == 1 => queue.enable(),
             (28, 2) => warn!(number, half, "write to queue_enable ignored"),
-            (24 | 32..=52, _) if queue.enabled => warn!(number, at, "write to an enabled queue ignored"),
-            (24, 2) if half > max_size => warn!(number, half, "queue size above the maximum ignored"),
+            (24 | 32..=52, _) if queue.enabled && !qemu => {
+                warn!(number, at, "write to an enabled queue ignored")
+            }
+            (24, 2) if half == 0 || half > max_size => warn!(number, half, "queue size out of range ignored"),
             (24, 2) => queue.size = half,
             (32, 4) => queue.desc = low(queue.desc),
             (36, 4) => queue.desc = high(queue.desc),

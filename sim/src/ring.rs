@@ -24,7 +24,7 @@ use std::sync::atomic::{Ordering, fence};
 use zerocopy::little_endian::U32;
 use zerocopy::{FromZeros, IntoBytes};
 
-use crate::dma::{DmaMap, Piece};
+use crate::dma::{DmaMap, PAGE, Piece};
 use crate::error::DriverError;
 use crate::wire;
 
@@ -54,6 +54,10 @@ pub(crate) struct Queue {
     pub(crate) desc: u64,
     pub(crate) avail: u64,
     pub(crate) used: u64,
+    /// The three addresses as they were when the queue was enabled.
+    rings: [u64; 3],
+    /// QEMU's peculiarities.
+    qemu: bool,
     /// Translated at the first use; dropped when a mapping goes.
     pub(crate) view: Option<View>,
     /// Whether the device looks at the available ring by itself; else it waits for a kick.
@@ -65,13 +69,15 @@ pub(crate) struct Queue {
     used_next: u16,
     published: u16,
     signalled: u16,
+    /// An interrupt was decided about since the queue was reset.
+    decided: bool,
     /// Taken requests in order of time, and those that are due (for a shuffled order).
     pub(crate) pending: VecDeque<Pending>,
     pub(crate) ready: Vec<u16>,
 }
 
 impl Queue {
-    pub(crate) fn new(index: u16, max_size: u16) -> Self {
+    pub(crate) fn new(index: u16, max_size: u16, qemu: bool) -> Self {
         Self {
             index,
             size: max_size,
@@ -80,6 +86,8 @@ impl Queue {
             desc: 0,
             avail: 0,
             used: 0,
+            rings: [0; 3],
+            qemu,
             view: None,
             awake: false,
             taken: 0,
@@ -87,6 +95,7 @@ impl Queue {
             used_next: 0,
             published: 0,
             signalled: 0,
+            decided: false,
             pending: VecDeque::new(),
             ready: Vec::new(),
         }
@@ -95,9 +104,23 @@ impl Queue {
     /// Back to the state after a reset. What was in flight is dropped.
     pub(crate) fn reset(&mut self, max_size: u16) {
         let (pending, ready) = (std::mem::take(&mut self.pending), std::mem::take(&mut self.ready));
-        *self = Self { pending, ready, ..Self::new(self.index, max_size) };
+        *self = Self { pending, ready, ..Self::new(self.index, max_size, self.qemu) };
         self.pending.clear();
         self.ready.clear();
+    }
+
+    /// Makes the queue live, with the addresses that its registers hold.
+    pub(crate) fn enable(&mut self) {
+        self.enabled = true;
+        self.rings = [self.desc, self.avail, self.used];
+        self.view = None;
+    }
+
+    /// The place in a ring that index `number` stands for.
+    #[inline]
+    fn slot(&self, number: u16) -> usize {
+        // QEMU takes any size.
+        usize::from(if self.size.is_power_of_two() { number & (self.size - 1) } else { number % self.size })
     }
 
     /// Requests that were taken and not completed.
@@ -116,18 +139,19 @@ impl Queue {
 
     fn translate(&mut self, dma: &DmaMap) -> Result<View, DriverError> {
         let (queue, size) = (self.index, u64::from(self.size));
-        if !self.size.is_power_of_two() {
+        if !self.qemu && !self.size.is_power_of_two() {
             return Err(DriverError::Setup { queue, what: "queue size", value: size });
         }
         let part = |what, addr: u64, align: u64, len: u64| {
-            if !addr.is_multiple_of(align) {
+            if !self.qemu && !addr.is_multiple_of(align) {
                 return Err(DriverError::Setup { queue, what, value: addr });
             }
             dma.piece(addr, len).ok_or(DriverError::NotMapped { queue, addr, len })
         };
-        let desc = part("descriptor table address", self.desc, 16, 16 * size)?;
-        let avail = part("available ring address", self.avail, 2, 6 + 2 * size)?;
-        let used = part("used ring address", self.used, 4, 6 + 8 * size)?;
+        let [desc, avail, used] = self.rings;
+        let desc = part("descriptor table address", desc, 16, 16 * size)?;
+        let avail = part("available ring address", avail, 2, 6 + 2 * size)?;
+        let used = part("used ring address", used, 4, 6 + 8 * size)?;
         // Capacity for all that can be in flight: nothing is allocated from here on.
         self.pending.reserve(usize::from(self.size));
         self.ready.reserve(usize::from(self.size));
@@ -137,12 +161,12 @@ impl Queue {
     /// The ring's memory is gone: what is reached is an address that is not mapped.
     #[cold]
     fn gone(&self) -> DriverError {
-        DriverError::NotMapped { queue: self.index, addr: self.desc, len: u64::from(self.size) * 16 }
+        DriverError::NotMapped { queue: self.index, addr: self.rings[0], len: u64::from(self.size) * 16 }
     }
 
     #[inline]
     fn load_available(&self, view: &View) -> Result<u16, DriverError> {
-        view.avail.memory.load_u16(view.avail.offset + 2, Ordering::Acquire).ok_or_else(|| self.gone())
+        view.avail.load_u16(2, Ordering::Acquire).ok_or_else(|| self.gone())
     }
 
     /// Takes the next available chain, if there is one: its head.
@@ -154,7 +178,8 @@ impl Queue {
             let index = self.load_available(view)?;
             let ahead = index.wrapping_sub(self.taken);
             let in_flight = self.in_flight();
-            if usize::from(ahead) + in_flight > usize::from(self.size) {
+            // QEMU goes round the ring as often as the index says.
+            if !self.qemu && usize::from(ahead) + in_flight > usize::from(self.size) {
                 let (queue, size) = (self.index, self.size);
                 return Err(DriverError::AvailableIndex { queue, index, ahead, in_flight, size });
             }
@@ -163,12 +188,8 @@ impl Queue {
             }
             self.seen = index;
         }
-        let slot = usize::from(self.taken & (self.size - 1));
-        let head = view
-            .avail
-            .memory
-            .load_u16(view.avail.offset + 4 + 2 * slot, Ordering::Relaxed)
-            .ok_or_else(|| self.gone())?;
+        let slot = self.slot(self.taken);
+        let head = view.avail.load_u16(4 + 2 * slot, Ordering::Relaxed).ok_or_else(|| self.gone())?;
         self.taken = self.taken.wrapping_add(1);
         if head >= self.size {
             let (queue, entries) = (self.index, u32::from(self.size));
@@ -193,12 +214,15 @@ impl Queue {
     #[inline]
     pub(crate) fn push_used(&mut self, head: u16, len: u32) -> Result<(), DriverError> {
         let Some(view) = &self.view else { return Err(self.gone()) };
-        let slot = usize::from(self.used_next & (self.size - 1));
+        let slot = self.slot(self.used_next);
         let element = wire::UsedElement { id: U32::new(u32::from(head)), len: U32::new(len) };
-        view.used
-            .memory
-            .write(view.used.offset + 4 + 8 * slot, element.as_bytes())
-            .ok_or_else(|| self.gone())?;
+        let mut bytes = element.as_bytes();
+        if self.qemu {
+            // Behind an IOMMU, QEMU before 9.1 writes what lies past a page's end somewhere else.
+            let left = PAGE - (self.rings[2] + 4 + 8 * slot as u64) % PAGE;
+            bytes = &bytes[..bytes.len().min(left as usize)];
+        }
+        view.used.memory.write(view.used.offset + 4 + 8 * slot, bytes).ok_or_else(|| self.gone())?;
         self.used_next = self.used_next.wrapping_add(1);
         Ok(())
     }
@@ -217,7 +241,7 @@ impl Queue {
         }
         if let Some(view) = &self.view {
             // Pairs with the driver's acquire load of the used index.
-            let _ = view.used.memory.store_u16(view.used.offset + 2, self.used_next, Ordering::Release);
+            view.used.store_u16(2, self.used_next, Ordering::Release);
         }
         self.published = self.used_next;
     }
@@ -231,12 +255,15 @@ impl Queue {
             return false;
         }
         self.signalled = new;
+        let first = !std::mem::replace(&mut self.decided, true);
         let Some(view) = &self.view else { return false };
         // Full fence between the store of used.idx and the load of used_event; pairs with the one
         // in the driver between its store of used_event and its last look at used.idx.
         fence(Ordering::SeqCst);
         let at = if event_idx { 4 + 2 * usize::from(self.size) } else { 0 };
-        match view.avail.memory.load_u16(view.avail.offset + at, Ordering::Relaxed) {
+        match view.avail.load_u16(at, Ordering::Relaxed) {
+            // QEMU does not know yet what was signalled.
+            Some(_) if event_idx && first && self.qemu => true,
             Some(event) if event_idx => need_event(event, new, old),
             Some(flags) => flags & wire::AVAIL_F_NO_INTERRUPT == 0,
             None => false,
@@ -256,7 +283,7 @@ impl Queue {
 
     fn store_flags(&self, flags: u16) {
         if let Some(view) = &self.view {
-            let _ = view.used.memory.store_u16(view.used.offset, flags, Ordering::Relaxed);
+            view.used.store_u16(0, flags, Ordering::Relaxed);
         }
     }
 
@@ -265,8 +292,7 @@ impl Queue {
     pub(crate) fn arm(&mut self, event_idx: bool) -> Result<bool, DriverError> {
         let Some(view) = &self.view else { return Err(self.gone()) };
         if event_idx {
-            let at = view.used.offset + 4 + 8 * usize::from(self.size);
-            let _ = view.used.memory.store_u16(at, self.taken, Ordering::Relaxed);
+            view.used.store_u16(4 + 8 * usize::from(self.size), self.taken, Ordering::Relaxed);
         } else {
             self.store_flags(0);
         }
@@ -318,8 +344,9 @@ mod tests {
         let mut dma = DmaMap::new();
         let iova = dma.insert(SharedMemory::create(4096, false).unwrap()).unwrap();
         let memory = dma.piece(iova, 4096).unwrap().memory;
-        let mut queue = Queue::new(0, 4);
+        let mut queue = Queue::new(0, 4, false);
         (queue.desc, queue.avail, queue.used) = (iova, iova + 64, iova + 128);
+        queue.enable();
         queue.attach(&dma).unwrap();
         let flags = || memory.load_u16(128, Ordering::Relaxed).unwrap();
         let avail_event = || memory.load_u16(128 + 4 + 32, Ordering::Relaxed).unwrap();

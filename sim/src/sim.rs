@@ -170,6 +170,8 @@ pub(crate) struct Core {
     stepped: bool,
     /// Index of the control queue.
     control: u16,
+    /// Doorbells ring whatever is written to them.
+    any_value: bool,
     /// Rounds of the device thread, to see that it sleeps.
     #[cfg(test)]
     pub(crate) rounds: AtomicU64,
@@ -190,6 +192,7 @@ impl Core {
             thread: OnceLock::new(),
             stepped,
             control: config.queues,
+            any_value: config.quirks.qemu(),
             #[cfg(test)]
             rounds: AtomicU64::new(0),
             address: format!("sim:{config}"),
@@ -217,6 +220,7 @@ impl Core {
             Effect::None => {}
             Effect::Notify { queue, value } => self.notify(queue, value),
             Effect::Wake => self.wake(),
+            Effect::Start => (0..=self.control).for_each(|queue| self.kick(queue)),
         }
     }
 
@@ -249,12 +253,21 @@ impl Core {
 
     /// A write of `value` to the doorbell of `queue`.
     fn notify(&self, queue: u16, value: u16) {
-        if value != queue || queue > self.control || !self.memory_enabled.load(Ordering::Relaxed) {
+        let enabled = queue <= self.control && self.memory_enabled.load(Ordering::Relaxed);
+        let right = enabled && value == queue;
+        if !right {
             self.bad_kicks.fetch_add(1, Ordering::Relaxed);
-            tracing::warn!(queue, value, "doorbell with a wrong value or without memory space ignored");
-            return;
+            tracing::warn!(queue, value, "doorbell with a wrong value or without memory space");
         }
-        self.kick_count.fetch_add(1, Ordering::Relaxed);
+        // QEMU does not look at the value.
+        if right || enabled && self.any_value {
+            self.kick_count.fetch_add(u64::from(right), Ordering::Relaxed);
+            self.kick(queue);
+        }
+    }
+
+    /// Lets the device look at a queue.
+    fn kick(&self, queue: u16) {
         if self.stepped {
             if queue == self.control {
                 self.kick_control();

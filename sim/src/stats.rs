@@ -8,7 +8,8 @@ use crate::error::DriverError;
 pub struct SimStats {
     /// Doorbells rung with the right value.
     pub kicks: u64,
-    /// Doorbells rung with a value that is not their queue, or with memory space off: ignored.
+    /// Doorbells rung with a value that is not their queue, or with memory space off: ignored (but
+    /// with QEMU's quirks the value does not matter).
     pub bad_kicks: u64,
     /// Requests taken from data queues.
     pub taken: u64,

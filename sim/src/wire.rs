@@ -239,12 +239,19 @@ pub const HASH_DESTROY_SESSION: u32 = opcode(SERVICE_HASH, 3);
 pub const MAC_DESTROY_SESSION: u32 = opcode(SERVICE_MAC, 3);
 /// Control opcode: destroy an AEAD session.
 pub const AEAD_DESTROY_SESSION: u32 = opcode(SERVICE_AEAD, 3);
+/// Control opcode: create an asymmetric session.
+pub const AKCIPHER_CREATE_SESSION: u32 = opcode(SERVICE_AKCIPHER, 4);
 /// Control opcode: destroy an asymmetric session.
 pub const AKCIPHER_DESTROY_SESSION: u32 = opcode(SERVICE_AKCIPHER, 5);
 /// Data opcode: encrypt.
 pub const CIPHER_ENCRYPT: u32 = opcode(SERVICE_CIPHER, 0);
 /// Data opcode: decrypt.
 pub const CIPHER_DECRYPT: u32 = opcode(SERVICE_CIPHER, 1);
+
+/// Data opcode: the first of the asymmetric ones, encrypt.
+pub const AKCIPHER_ENCRYPT: u32 = opcode(SERVICE_AKCIPHER, 0);
+/// Data opcode: the last of them, verify.
+pub const AKCIPHER_VERIFY: u32 = opcode(SERVICE_AKCIPHER, 3);
 
 /// Cipher algorithm: AES-ECB.
 pub const CIPHER_AES_ECB: u32 = 2;
@@ -254,6 +261,9 @@ pub const CIPHER_AES_CBC: u32 = 3;
 pub const CIPHER_AES_CTR: u32 = 4;
 /// Hash algorithm: SHA-1.
 pub const HASH_SHA1: u32 = 2;
+
+/// Asymmetric algorithm: RSA.
+pub const AKCIPHER_RSA: u32 = 1;
 
 /// Session direction: encrypt.
 pub const OP_ENCRYPT: u32 = 1;

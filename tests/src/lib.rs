@@ -3,4 +3,5 @@
 
 pub mod fuzz;
 pub mod hostile;
+pub mod probe;
 pub mod vm;
