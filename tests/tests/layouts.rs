@@ -268,10 +268,11 @@ fn driver_constants() -> Vec<Line> {
         "PCI_STATUS_CAP_LIST" => pci::STATUS_CAPABILITIES,
         "PCI_CAP_ID_VNDR" => pci::CAP_VENDOR,
         "PCI_CAP_ID_MSIX" => pci::CAP_MSIX,
-        // The rings: the used ring on a line of its own is the alignment of 64 here.
-        "vring_size(8, 64)" => SplitRing::bytes(8) as u64,
-        "vring_size(256, 64)" => SplitRing::bytes(256) as u64,
-        "vring_size(32768, 64)" => SplitRing::bytes(32768) as u64,
+        // The rings: the used ring begins with the last four bytes of a line of its own, so that its
+        // elements begin the next line.
+        "vring_size(8, 64) + 60" => SplitRing::bytes(8) as u64,
+        "vring_size(256, 64) + 60" => SplitRing::bytes(256) as u64,
+        "vring_size(32768, 64) + 60" => SplitRing::bytes(32768) as u64,
     }
 }
 
@@ -476,7 +477,16 @@ fn the_rings_stand_where_the_kernels_vring_init_puts_them() {
                 rust: addresses.available - addresses.descriptors,
                 source: "available ring",
             },
-            Line { c: of("used"), rust: addresses.used - addresses.descriptors, source: "used ring" },
+            Line {
+                c: of("used") + " + 60",
+                rust: addresses.used - addresses.descriptors,
+                source: "used ring",
+            },
+            Line {
+                c: "(sizeof(struct vring_used_elem) - offsetof(struct vring_used, ring)) % 8".to_owned(),
+                rust: addresses.used % 8,
+                source: "elements of the used ring, aligned to their size",
+            },
         ]);
     }
 }
