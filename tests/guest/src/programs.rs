@@ -15,6 +15,7 @@ use ringbell::{
 };
 use ringbell_drivers::Error;
 use ringbell_drivers::pci::{PciFunction, config};
+use ringbell_tests::probe::Timing;
 
 use crate::meddler::{self, Meddler};
 use crate::work::{Desk, LONG, device, function, key};
@@ -23,7 +24,7 @@ use crate::work::{Desk, LONG, device, function, key};
 type Program = fn(&str);
 
 /// The programs that take one address.
-pub(crate) const NAMES: [(&str, Program); 11] = [
+pub(crate) const NAMES: [(&str, Program); 12] = [
     ("idle", idle),
     ("interrupts", interrupts),
     ("full", full),
@@ -32,6 +33,7 @@ pub(crate) const NAMES: [(&str, Program); 11] = [
     ("error-state", error_state),
     ("reset", reset),
     ("forked", forked),
+    ("probe", probe),
     ("without-sys", without_sys),
     ("until-asked", until_asked),
     ("until-asked-spinning", until_asked_spinning),
@@ -344,6 +346,12 @@ pub(crate) fn without_sys(address: &str) {
     drop(device);
     run("mount", &["-t", "sysfs", "sysfs", "/sys"]);
     works(address);
+}
+
+/// What the device does, line by line.
+pub(crate) fn probe(address: &str) {
+    ringbell_tests::probe::run(function(address), Timing::EMULATED, &mut |line| println!("{line}"))
+        .unwrap_or_else(|e| panic!("{e}"));
 }
 
 /// Keeps the device busy until the kernel asks for it; then everything ends, and it is closed.

@@ -12,6 +12,7 @@ crate::tests![
     two_devices_interrupts_a_full_ring_and_a_fork,
     errors_end_requests_once_and_the_iommu_holds,
     an_idle_poller_costs_nothing_and_wakes,
+    the_device_is_as_it_was_when_the_simulator_learnt_from_it,
 ];
 
 const KEY: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
@@ -264,5 +265,31 @@ fn an_idle_poller_costs_nothing_and_wakes() {
         assert!(value("cpu_us") * 200 < value("idle_us"), "{words:?}");
         assert_eq!(value("sleeps"), 0, "it woke for nothing: {words:?}");
         eprintln!("{name}: {}", outcome.text(name).trim());
+    }
+}
+
+fn the_device_is_as_it_was_when_the_simulator_learnt_from_it() {
+    let outcome = machine()
+        .job("ringbell bind 0000:00:04.0 && ringbell-guest probe 0000:00:04.0 > /out/probe")
+        .run()
+        .unwrap()
+        .success();
+    let seen: Vec<&str> = outcome.text("probe").lines().collect();
+    let kept: Vec<&str> = include_str!("../../data/qemu-7.2-virtio-crypto.txt").lines().collect();
+    let differences: Vec<_> = kept.iter().zip(&seen).filter(|(kept, seen)| kept != seen).collect();
+    let version = Command::new("qemu-system-x86_64").arg("--version").output().unwrap();
+    let version = String::from_utf8(version.stdout).unwrap();
+    if version.contains("version 7.2.") {
+        assert_eq!(differences, []);
+        assert_eq!(seen.len(), kept.len());
+    } else {
+        // Another QEMU may well differ: its differences are shown, and that the probe came to its end.
+        eprintln!(
+            "{}: {} of {} lines differ from 7.2: {differences:#?}",
+            version.trim(),
+            differences.len(),
+            kept.len()
+        );
+        assert!(seen.len() > 300, "{}", seen.len());
     }
 }
