@@ -10,29 +10,15 @@ use ringbell_drivers::wait::{self, Waiter};
 use ringbell_drivers::{Error, Result};
 
 use crate::config::{ClockReader, PollerConfig};
-use crate::context::{ContextClaim, is_claim_of};
 use crate::deliver::Tally;
-use crate::device::{Device, Inner, Message};
+use crate::device::Device;
+use crate::lane::{Lane, take_messages};
 use crate::queue_lane::{QueueLane, SlowWatch, drain};
 use crate::request::Fault;
 use crate::state::DeviceState;
 
 /// What a device is once the kernel has asked for its function.
 const GOING: &str = "gone: the function is being removed";
-
-/// One device under the poller.
-struct Lane {
-    device: Device,
-    queues: Vec<QueueLane>,
-    /// Stopped: nothing is in flight any more.
-    ended: bool,
-}
-
-impl Lane {
-    fn inner(&self) -> &Inner {
-        self.device.inner()
-    }
-}
 
 /// All devices of a poller, and what a pass over them needs.
 pub(crate) struct Core {
@@ -474,31 +460,5 @@ impl Drop for Core {
             return;
         }
         self.end_now();
-    }
-}
-
-#[cold]
-fn take_messages(lane: &mut Lane, fds: &mut Vec<Arc<EventFd>>) {
-    let device = Arc::clone(lane.device.inner());
-    // First the flag, then the messages: one that comes in between raises the flag again.
-    device.has_messages.swap(false, Ordering::AcqRel);
-    while let Some(message) = device.messages.pop() {
-        match message {
-            Message::Cancel(ctx, generation) => {
-                for queue in &mut lane.queues {
-                    let mut found = Vec::new();
-                    queue.side.completer.ring().for_each_in_flight(|entry| {
-                        let ours = |claim: &mut ContextClaim| is_claim_of(claim, &ctx, generation);
-                        if let Some(claim) = entry.claim.take_if(ours) {
-                            found.push((claim, entry.body.without_buffers()));
-                        }
-                    });
-                    if !found.is_empty() {
-                        let canceled = queue.end_early(found, Fault::Canceled, fds);
-                        queue.side.counters.complete.canceled.add(canceled);
-                    }
-                }
-            }
-        }
     }
 }

@@ -65,6 +65,7 @@ mod core;
 mod deliver;
 mod device;
 mod key;
+mod lane;
 mod manual;
 mod owned;
 mod queue_lane;

@@ -15,17 +15,12 @@ use crate::ring::{Pending, Queue};
 use crate::rng::Rng;
 use crate::sessions::Sessions;
 use crate::stats::SimStats;
+use crate::worker::Worker;
 use crate::{control, data, wire};
 
 /// Requests of a queue that are served before the next queue has its turn (and, in threaded mode,
 /// before the lock may be taken by someone else).
 const BUDGET: usize = 64;
-
-/// The used index is published after this many completions...
-const PUBLISH_EVERY: u16 = 16;
-/// ... or this many bytes, so that the driver need not wait for the others of a batch. (For each
-/// completion it would move the cache line to and fro.)
-const PUBLISH_BYTES: u32 = 4096;
 
 /// What remains to be done when the lock is released.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -468,50 +463,6 @@ impl Device {
             device_status: self.common.status,
             ..self.stats.clone()
         }
-    }
-}
-
-/// The parts of the device that a data request needs, borrowed apart.
-struct Worker<'d> {
-    queue: &'d mut Queue,
-    dma: &'d DmaMap,
-    sessions: &'d Sessions,
-    chain: &'d mut Chain,
-    scratch: &'d mut data::Scratch,
-    config: &'d SimConfig,
-    stats: &'d mut SimStats,
-}
-
-impl Worker<'_> {
-    /// Does a request and puts it into the used ring.
-    #[inline]
-    fn complete(&mut self, head: u16, rules: Rules) -> Result<(), DriverError> {
-        let Self { queue, dma, sessions, chain, scratch, config, stats } = self;
-        let outcome = match chain.walk(queue, head, dma, rules) {
-            Ok(()) => data::serve(queue.index, chain, dma, sessions, scratch, config),
-            Err(error) => Err(error),
-        };
-        let len = outcome.inspect_err(|_| stats.dropped += 1)?;
-        queue.push_used(head, len)?;
-        stats.completed += 1;
-        if queue.unpublished() >= PUBLISH_EVERY || len >= PUBLISH_BYTES {
-            queue.publish();
-        }
-        Ok(())
-    }
-
-    /// The next request to complete, of those whose time has come.
-    fn next_due(&mut self, now: u64, shuffle: Option<&mut Rng>) -> Option<u16> {
-        let Queue { pending, ready, .. } = self.queue;
-        let mut due = || match pending.front() {
-            Some(first) if first.ready_at <= now => pending.pop_front().map(|first| first.head),
-            _ => None,
-        };
-        let Some(rng) = shuffle else { return due() };
-        while let Some(head) = due() {
-            ready.push(head);
-        }
-        if ready.is_empty() { None } else { Some(ready.swap_remove(rng.below(ready.len()))) }
     }
 }
 

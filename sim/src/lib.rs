@@ -41,6 +41,7 @@ mod sessions;
 mod sim;
 mod stats;
 pub mod wire;
+mod worker;
 
 #[cfg(test)]
 mod tests;

@@ -19,6 +19,7 @@
 mod data;
 mod function;
 mod interrupts;
+mod parts;
 mod raw;
 mod request;
 mod rings;
