@@ -10,8 +10,8 @@ use nix::sys::time::TimeValLike;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::ForkResult;
 use ringbell::{
-    Answer, Device, DeviceOptions, DeviceState, Fault, IdlePolicy, Poller, PollerBuilder, PollerConfig,
-    Stats, Status, WaitCtx,
+    Answer, Device, DeviceOptions, DeviceState, Direction, Fault, IdlePolicy, Poller, PollerBuilder,
+    PollerConfig, Stats, Status, WaitCtx,
 };
 use ringbell_drivers::Error;
 use ringbell_drivers::pci::{PciFunction, config};
@@ -195,9 +195,17 @@ pub(crate) fn full(address: &str) {
 
 /// DMA to where nothing is mapped: the IOMMU stops it, and all else lives on.
 pub(crate) fn astray(address: &str) {
+    stray_request(address, false);
+    stray_request(address, true);
+    works(address);
+}
+
+/// A request whose source, or whose destination alone, is where nothing is mapped.
+fn stray_request(address: &str, destination: bool) {
+    const HALF: usize = 512 << 10;
     // Half of the memory is said to lie 1 GiB further than it does.
     let meddler = Meddler::new(function(address), 1 << 30);
-    let options = DeviceOptions { arena_bytes: 1 << 20, queue_size: 64, ..Default::default() };
+    let options = DeviceOptions { arena_bytes: 2 * HALF, queue_size: 64, ..Default::default() };
     let device = Device::from_function(meddler.clone(), &options).expect("a device");
     let poller = Poller::spawn(&device, PollerConfig::default()).expect("a poller");
     let (key, desk) = (key(&device), Desk::new(4));
@@ -213,27 +221,27 @@ pub(crate) fn astray(address: &str) {
         held.push(buffer);
     };
     println!("a request on memory at {:#x}, which is not mapped", stray.iova());
-    let before: Vec<u8> = meddler.with_memory(|file| {
-        let mut bytes = vec![0; 512 << 10];
-        file.read_exact_at(&mut bytes, 512 << 10).expect("read");
-        bytes
-    });
-    key.encrypt(&[7; 16], stray).submit(desk.context(1)).map_err(|r| r.to_error()).expect("accepted");
+    let meant = || {
+        meddler.with_memory(|file| {
+            let mut bytes = vec![0; HALF];
+            file.read_exact_at(&mut bytes, HALF as u64).expect("read");
+            bytes
+        })
+    };
+    let before = meant();
+    let request = if destination {
+        key.request(Direction::Encrypt, &[7; 16], held.pop().expect("a buffer"), Some(stray))
+    } else {
+        key.encrypt(&[7; 16], stray)
+    };
+    request.submit(desk.context(1)).map_err(|r| r.to_error()).expect("accepted");
     let done = desk.next();
     assert!(done.result().is_err(), "it cannot have worked: {:?}", done.result());
     println!("it ended with {:?}, the device is {:?}", done.result(), device.state());
-    let after: Vec<u8> = meddler.with_memory(|file| {
-        let mut bytes = vec![0; 512 << 10];
-        file.read_exact_at(&mut bytes, 512 << 10).expect("read");
-        bytes
-    });
-    assert_eq!(before, after, "the memory that was meant has changed");
+    assert_eq!(before, meant(), "the memory that was meant has changed");
     assert!(desk.is_quiet());
-    drop(held);
     poller.shutdown();
     check_accounting(&device.stats());
-    drop((done, key, device, desk, meddler));
-    works(address);
 }
 
 /// Opens the device, and it works.

@@ -8,6 +8,13 @@ crate::tests![
     without_an_iommu_nothing_is_handed_over,
 ];
 
+/// A machine with the command, and with the modules that it may load.
+fn machine() -> Machine {
+    Machine::new()
+        .bring(["vfio-pci", "vfio_iommu_type1", "virtio_pci", "virtio_crypto"])
+        .program(programs().unwrap().ringbell)
+}
+
 /// Runs a command that has to fail with status `$2`; its message goes to /out/$1.
 const FAILS: &str = "fails() { name=$1; want=$2; shift 2; \"$@\" > /tmp/stdout 2> /out/$name; got=$?
     cat /out/$name; [ $got = $want ] || { echo \"$name: status $got\"; exit 1; }; [ -s /tmp/stdout ] && exit 2; true; }\n";
@@ -19,7 +26,6 @@ fn one_line<'a>(outcome: &'a ringbell_tests::vm::Outcome, name: &str) -> &'a str
 }
 
 fn what_is_in_use_is_not_taken_away() {
-    let programs = programs().unwrap();
     let job = FAILS.to_owned()
         + "modprobe -a nvme e1000e e1000 virtio_pci virtio_crypto
         until [ -b /dev/nvme0n1 ]; do sleep 0.1; done
@@ -49,15 +55,13 @@ fn what_is_in_use_is_not_taken_away() {
         basename $(readlink /sys/bus/pci/devices/$behind/driver) >> /out/drivers
         touch /tmp/d/still-there && sync && grep -c nvme0n1 /proc/mounts
         ";
-    let outcome = Machine::new()
+    let outcome = machine()
         .disk(Disk::Nvme, 4, 64)
         .nic(Nic::E1000e, 6)
         .bridge("b0", 7)
         .nic(Nic::E1000, ("b0", 1))
         .crypto(("b0", 2), true)
         .load(["ext4"])
-        .bring(["vfio-pci", "vfio_iommu_type1", "virtio_pci", "virtio_crypto"])
-        .program(&programs.ringbell)
         .job(&job)
         .run()
         .unwrap()
@@ -79,7 +83,6 @@ fn what_is_in_use_is_not_taken_away() {
 }
 
 fn each_obstacle_has_its_own_error_and_a_user_gets_the_device() {
-    let programs = programs().unwrap();
     let job = FAILS.to_owned()
         + "modprobe -a virtio_pci virtio_crypto
         speed='ringbell speed --ops 1000 --json --device'
@@ -109,15 +112,7 @@ fn each_obstacle_has_its_own_error_and_a_user_gets_the_device() {
         ringbell unbind 0000:00:04.0 0000:00:05.0 || exit 1
         ls /dev/vfio > /out/nodes
         ";
-    let outcome = Machine::new()
-        .crypto(4, true)
-        .crypto(5, false)
-        .bring(["vfio-pci", "vfio_iommu_type1", "virtio_pci", "virtio_crypto"])
-        .program(&programs.ringbell)
-        .job(&job)
-        .run()
-        .unwrap()
-        .success();
+    let outcome = machine().crypto(4, true).crypto(5, false).job(&job).run().unwrap().success();
     for (name, parts) in [
         ("nowhere", ["0000:00:1e.7", "ringbell list"].as_slice()),
         ("not-bound", &["virtio-pci", "ringbell bind 0000:00:04.0"]),
@@ -152,21 +147,12 @@ fn each_obstacle_has_its_own_error_and_a_user_gets_the_device() {
 }
 
 fn without_an_iommu_nothing_is_handed_over() {
-    let programs = programs().unwrap();
     let job = FAILS.to_owned()
         + "modprobe -a virtio_pci virtio_crypto
         fails bind 1 ringbell bind --force 0000:00:04.0
         ringbell list > /out/list
         basename $(readlink /sys/bus/pci/devices/0000:00:04.0/driver) > /out/driver";
-    let outcome = Machine::new()
-        .viommu(false)
-        .crypto(4, false)
-        .bring(["vfio-pci", "vfio_iommu_type1", "virtio_pci", "virtio_crypto"])
-        .program(&programs.ringbell)
-        .job(&job)
-        .run()
-        .unwrap()
-        .success();
+    let outcome = machine().viommu(false).crypto(4, false).job(&job).run().unwrap().success();
     let bind = one_line(&outcome, "bind");
     assert!(bind.contains("no IOMMU") && bind.contains("intel_iommu=on"), "{bind}");
     assert!(outcome.text("list").contains("no IOMMU"), "{}", outcome.text("list"));

@@ -236,12 +236,12 @@ fn errors_end_requests_once_and_the_iommu_holds() {
          true",
     );
     // The IOMMU's own word for what it stopped.
-    let faults: Vec<_> = outcome
-        .dmesg
-        .lines()
-        .filter(|line| line.contains("DMAR: [DMA Read") && line.contains("00:04.0"))
-        .collect();
-    assert!(!faults.is_empty(), "{}", outcome.dmesg);
+    for what in ["DMA Read", "DMA Write"] {
+        let fault = |line: &&str| {
+            line.contains(&format!("DMAR: [{what}")) && line.contains("[00:04.0] fault addr 0x40")
+        };
+        assert!(outcome.dmesg.lines().any(|line| fault(&line)), "{what}: {}", outcome.dmesg);
+    }
     assert!(outcome.emulator.contains("src len is different from dst len"), "{}", outcome.emulator);
     assert!(outcome.text("in-use").contains("ringbell-guest"), "{}", outcome.text("in-use"));
     for program in ["until-asked", "until-asked-spinning"] {
