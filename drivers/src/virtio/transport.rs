@@ -181,17 +181,15 @@ impl Transport {
         wait_until(limit, what, || Ok(self.status()? == 0))
     }
 
-    /// Steps 1 to 6 of the initialisation (3.1.1): reset, ACKNOWLEDGE, DRIVER, features,
-    /// FEATURES_OK. `wanted` are the bits to accept where they are offered; those the transport
+    /// Steps 2 to 6 of the initialisation (3.1.1): ACKNOWLEDGE, DRIVER, features, FEATURES_OK. Step 1
+    /// is a [`reset`](Self::reset). `wanted` are the bits to accept where they are offered; those the transport
     /// itself needs are added. Returns what was negotiated.
     ///
     /// # Errors
-    /// The device has no VERSION_1, has no ACCESS_PLATFORM behind an IOMMU, refuses the features or
-    /// does not answer within `limit`.
-    pub fn negotiate(&self, wanted: u64, limit: Duration) -> Result<u64> {
+    /// The device has no VERSION_1, has no ACCESS_PLATFORM behind an IOMMU, or refuses the features.
+    pub fn negotiate(&self, wanted: u64) -> Result<u64> {
         let bad =
             |why: &str| Error::NotUsable { device: self.function.address().to_owned(), why: why.to_owned() };
-        self.reset(limit)?;
         self.set_status(status::ACKNOWLEDGE)?;
         self.set_status(status::ACKNOWLEDGE | status::DRIVER)?;
         let offered = self.device_features()?;

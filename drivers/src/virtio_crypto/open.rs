@@ -99,7 +99,7 @@ impl VirtioCrypto {
         {
             wanted |= if on { feature::mask(bit) } else { 0 };
         }
-        let accepted = transport.negotiate(wanted, options.limit)?;
+        let accepted = transport.negotiate(wanted)?;
         let indirect = accepted & feature::mask(feature::INDIRECT_DESC) != 0;
         let event_idx = accepted & feature::mask(feature::EVENT_IDX) != 0;
         let offer = Offer::read(&transport, options.limit)?;
