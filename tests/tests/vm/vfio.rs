@@ -18,21 +18,26 @@ crate::tests![
 const KEY: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
 const IV: &str = "00112233445566778899aabbccddeeff";
 
-/// Functions with MSI-X at 4, with the legacy interrupt alone at 6, behind a port of their own at 1:0.
+/// Functions with two MSI-X vectors at 4, with the legacy interrupt alone at 6, behind a port of its own
+/// at 1:0.
 fn machine() -> Machine {
     let programs = programs().unwrap();
     Machine::new()
         .crypto(4, true)
-        .arguments(["-object", "cryptodev-backend-builtin,id=legacy"])
-        .arguments([
-            "-device",
-            "virtio-crypto-pci,cryptodev=legacy,disable-legacy=on,iommu_platform=on,vectors=0,addr=6",
-        ])
+        .arguments(function(6, 0).iter().map(String::as_str))
         .root_port("p0", 7)
         .crypto(("p0", 0), true)
         .bring(["vfio-pci", "vfio_iommu_type1", "virtio_pci", "virtio_crypto"])
         .program(&programs.ringbell)
         .program(&programs.guest)
+}
+
+/// A function with so many MSI-X vectors.
+fn function(at: u8, vectors: u8) -> [String; 4] {
+    let device = format!(
+        "virtio-crypto-pci,cryptodev=v{vectors},disable-legacy=on,iommu_platform=on,vectors={vectors},addr={at}"
+    );
+    ["-object".to_owned(), format!("cryptodev-backend-builtin,id=v{vectors}"), "-device".to_owned(), device]
 }
 
 /// What `openssl enc` makes of a file.
@@ -188,14 +193,15 @@ fn a_minute_of_speed_without_a_wrong_byte_or_a_lost_request() {
 
 /// Runs programs of `ringbell-guest`, one after another; each has to end well.
 fn guest_programs(programs: &[&str], more: &str) -> Outcome {
-    let mut job = "ringbell bind 0000:00:04.0 0000:00:06.0 0000:01:00.0 || exit 1\n".to_owned();
+    let mut job = "ringbell bind 0000:00:04.0 0000:00:06.0 0000:00:08.0 0000:01:00.0 || exit 1\n".to_owned();
     for program in programs {
         let name = program.replace([' ', ':', '.'], "-");
         job += &format!("ringbell-guest {program} > /out/{name} 2>&1; s=$?; cat /out/{name}\n");
         job += &format!("[ $s = 0 ] || {{ echo '{program} failed'; exit $s; }}\n");
     }
     job += more;
-    machine().job(&job).run().unwrap().success()
+    let one_vector = function(8, 1);
+    machine().arguments(one_vector.iter().map(String::as_str)).job(&job).run().unwrap().success()
 }
 
 fn two_devices_interrupts_a_full_ring_and_a_fork() {
@@ -205,6 +211,7 @@ fn two_devices_interrupts_a_full_ring_and_a_fork() {
             "two 0000:01:00.0 0000:00:04.0",
             "interrupts 0000:00:04.0",
             "interrupts 0000:00:06.0",
+            "interrupts 0000:00:08.0",
             "full 0000:00:04.0",
             "forked 0000:00:04.0",
             "without-sys 0000:00:04.0",
@@ -222,7 +229,12 @@ fn two_devices_interrupts_a_full_ring_and_a_fork() {
 
 fn errors_end_requests_once_and_the_iommu_holds() {
     let outcome = guest_programs(
-        &["error-state 0000:00:04.0", "error-state 0000:00:06.0", "astray 0000:00:04.0"],
+        &[
+            "error-state 0000:00:04.0",
+            "error-state 0000:00:06.0",
+            "error-state 0000:00:08.0",
+            "astray 0000:00:04.0",
+        ],
         "asked() { program=$1; f=$2; shift 2
             ringbell-guest $program $f > /out/$program 2>&1 & guest=$!
             for i in $(seq 100); do grep -q busy /out/$program && break; sleep 0.1; done
