@@ -3,6 +3,7 @@
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use offset_allocator::{Allocation, Allocator};
@@ -45,6 +46,8 @@ pub struct Arena {
     function: Arc<dyn PciFunction>,
     cuts: Mutex<Vec<Cut>>,
     room: Arc<Room>,
+    /// The device cannot reach it any more.
+    cut_off: AtomicBool,
 }
 
 /// A segment and the allocator of its units.
@@ -107,7 +110,26 @@ impl Arena {
             function,
             cuts: Mutex::new(cuts),
             room,
+            cut_off: AtomicBool::new(false),
         }))
+    }
+
+    /// Takes the memory away from the device while buffers are still in use: where the device can
+    /// neither be reset nor be forbidden DMA, this stops it.
+    ///
+    /// # Errors
+    /// As for [`PciFunction::unmap_dma`].
+    pub fn cut_off(&self) -> Result<()> {
+        if self.memory.is_inherited() {
+            return Err(Error::Forked);
+        }
+        // Under the lock, so that it is done once.
+        let _cuts = self.lock();
+        if !self.cut_off.load(Ordering::Relaxed) {
+            self.function.unmap_dma(&self.mapping)?;
+            self.cut_off.store(true, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     /// Bytes of the arena, rings included.
@@ -202,7 +224,8 @@ impl Drop for Arena {
         if self.memory.is_inherited() {
             return;
         }
-        match self.function.unmap_dma(&self.mapping) {
+        let unmapped = if *self.cut_off.get_mut() { Ok(()) } else { self.function.unmap_dma(&self.mapping) };
+        match unmapped {
             // SAFETY: the only take, in drop; the device cannot reach the memory any more.
             Ok(()) => unsafe { std::mem::ManuallyDrop::drop(&mut self.memory) },
             Err(error) => tracing::error!(

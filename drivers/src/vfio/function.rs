@@ -104,8 +104,9 @@ impl VfioFunction {
     /// grow meanwhile.
     fn route(&self, file: &File, irq: Irq, events: &[Option<BorrowedFd<'_>>]) -> nix::Result<()> {
         let mut on = self.lock();
-        if let Some(kind) = on.take() {
+        if let Some(kind) = *on {
             kernel::turn_off(file, kind)?;
+            *on = None;
         }
         if !events.is_empty() {
             kernel::route(file, irq, events)?;
@@ -123,20 +124,16 @@ impl VfioFunction {
         };
         let bit = config::COMMAND_BUS_MASTER;
         let before = read()?;
-        let after = if before == GONE {
-            before
-        } else {
-            let value = if on { before | bit } else { before & !bit };
-            self.write_config(config::COMMAND, &value.to_le_bytes())?;
-            // A read comes back only when the write has arrived (PCI 3.0, 3.2.5).
-            read()?
-        };
-        match after {
+        let value = if on { before | bit } else { before & !bit };
+        self.write_config(config::COMMAND, &value.to_le_bytes())?;
+        // A read comes back only when the write has arrived (PCI 3.0, 3.2.5).
+        let taken = (read()? & bit != 0) == on;
+        match (self.is_gone()?, on) {
             // What is gone does no DMA.
-            GONE if !on => Ok(()),
-            GONE => Err(Error::Down("gone: its config space reads as all ones")),
-            after if (after & bit != 0) == on => Ok(()),
-            _ => Err(Error::NotUsable {
+            (true, false) => Ok(()),
+            (true, true) => Err(Error::Down("gone: its config space reads as all ones")),
+            (false, _) if taken => Ok(()),
+            (false, _) => Err(Error::NotUsable {
                 device: self.address.clone(),
                 why: format!(
                     "its command register does not take bus mastering {}",
@@ -145,10 +142,15 @@ impl VfioFunction {
             }),
         }
     }
-}
 
-/// What the command register of a function reads as that is not there.
-const GONE: u16 = 0xffff;
+    /// Whether the function is there no more. The kernel answers for ids and parts of the command
+    /// register itself; revision and class come from the function.
+    fn is_gone(&self) -> Result<bool> {
+        let mut word = [0; 4];
+        self.read_config(config::REVISION_ID, &mut word)?;
+        Ok(word == [0xff; 4])
+    }
+}
 
 impl fmt::Debug for VfioFunction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -28,7 +28,8 @@ pub fn holders(proc: &Path, group: Option<u32>, function: &Path) -> Vec<String> 
     });
     let name = |pid: u32| {
         let comm = fs::read_to_string(proc.join(format!("{pid}/comm"))).unwrap_or_default();
-        format!("{} (pid {pid})", comm.trim())
+        // A process names itself as it likes.
+        format!("{} (pid {pid})", comm.trim().escape_debug())
     };
     pids.into_iter().map(name).collect()
 }

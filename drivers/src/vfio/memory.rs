@@ -158,7 +158,7 @@ fn map_error(device: &str, bytes: u64, error: &VfioError) -> Error {
                 _ => Error::io_with(
                     attempted,
                     source,
-                    "the machine, or this control group, has no memory left",
+                    "there is no memory left for this control group; or, in a container, the limit of locked memory is too low",
                 ),
             }
         }

@@ -39,6 +39,8 @@ pub(super) struct Opened {
 pub(super) struct Description {
     device: ManuallyDrop<VfioDevice>,
     container: Arc<VfioContainer>,
+    /// The device has the one clone of `container` that it is known to make.
+    cloned: bool,
 }
 
 impl Deref for Description {
@@ -53,8 +55,10 @@ impl Drop for Description {
     fn drop(&mut self) {
         // SAFETY: the device never closes its file, for its destructor never runs: nobody else does.
         drop(unsafe { OwnedFd::from_raw_fd(self.device.as_raw_fd()) });
-        // SAFETY: the device has a clone of this Arc, which is never dropped for the same reason.
-        unsafe { Arc::decrement_strong_count(Arc::as_ptr(&self.container)) };
+        if self.cloned {
+            // SAFETY: the device has a clone of this Arc, which is never dropped for the same reason.
+            unsafe { Arc::decrement_strong_count(Arc::as_ptr(&self.container)) };
+        }
     }
 }
 
@@ -67,7 +71,9 @@ pub(super) fn open(sysfs: &Sysfs, bdf: Bdf) -> Result<Opened> {
     let container = Arc::new(container);
     let opened = VfioDevice::new(&sysfs.path(bdf), Arc::clone(&container) as _, false)
         .map_err(|e| open_error(sysfs, &info, group, e))?;
-    let description = Description { device: ManuallyDrop::new(opened), container: Arc::clone(&container) };
+    let cloned = Arc::strong_count(&container) == 2;
+    let description =
+        Description { device: ManuallyDrop::new(opened), container: Arc::clone(&container), cloned };
     // SAFETY: the fd is open: `description` has it and is alive.
     let borrowed = unsafe { BorrowedFd::borrow_raw(description.as_raw_fd()) };
     let file = borrowed.try_clone_to_owned().map_err(|e| Error::io(format!("open {device}"), e))?;

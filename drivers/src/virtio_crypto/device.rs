@@ -366,7 +366,7 @@ impl Engine for VirtioCrypto {
             // write may be under way still.
             let stopped = match self.transport.function().dma_reach() {
                 DmaReach::Physical => reset.and(cut),
-                DmaReach::Translated | DmaReach::Software => reset.or(cut),
+                DmaReach::Translated | DmaReach::Software => reset.or(cut).or_else(|_| self.arena.cut_off()),
             };
             if stopped.is_ok() {
                 control.close(|session| session.set(SessionState::Absent));

@@ -247,7 +247,7 @@ Examples:
 All that are named are handed over, or none. What is in use is refused: disks
 that are mounted or swap, network interfaces that are up or have an address. So
 is a function whose IOMMU group holds others that would keep their drivers: name
-them, too. Which driver each had is remembered in /run/ringbell/bind until
+them, too. Which driver each had is remembered in /run/ringbell-bind until
 `ringbell unbind`. Needs root and an IOMMU, and no other tool.
 
 --user NAME makes NAME the owner of the group's device node, /dev/vfio/N, with

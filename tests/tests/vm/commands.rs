@@ -47,7 +47,7 @@ fn what_is_in_use_is_not_taken_away() {
         ringbell unbind $crypto || exit 1
         ringbell list > /out/list
         for f in 0000:00:04.0 0000:00:06.0 $behind; do basename $(readlink /sys/bus/pci/devices/$f/driver); done > /out/drivers
-        [ -d /run/ringbell/bind ] && ls /run/ringbell/bind > /out/remembered
+        [ -d /run/ringbell-bind ] && ls /run/ringbell-bind > /out/remembered
         # By force, and together, it goes; and back.
         ringbell bind --force $behind $crypto > /out/forced || exit 1
         ringbell speed --device $crypto --ops 1000 --json > /out/speed || exit 1

@@ -18,12 +18,11 @@ pub(crate) fn run(args: &BindArgs) -> Result<()> {
     let UserDriver::VfioPci = args.driver;
     let user = args.user.as_deref().map(node::user).transpose()?;
     let machine = Machine::here();
-    let facts = Facts::read(&machine)?;
     let wish = Wish { functions: once(&args.functions), user, force: args.force };
     // Whoever is not root wants to use it without being root.
     let me = (!geteuid().is_root()).then(node::me);
     let again = again("bind", &wish.functions, args.user.as_ref().or(me.as_ref()).map(String::as_str));
-    for line in bind(&machine, &facts, &wish, &again)? {
+    for line in bind(&machine, &|| Facts::read(&machine), &wish, &again)? {
         out::print_line(&line)?;
     }
     Ok(())
@@ -67,10 +66,16 @@ struct Chosen {
     uses: Vec<String>,
 }
 
-fn bind(machine: &Machine, facts: &Facts, wish: &Wish, again: &str) -> Result<Vec<String>> {
+fn bind(
+    machine: &Machine,
+    facts: &dyn Fn() -> Result<Facts>,
+    wish: &Wish,
+    again: &str,
+) -> Result<Vec<String>> {
     let attempted = format!("bind {}", addresses(&wish.functions));
     let choose_all = || {
-        let each = wish.functions.iter().map(|bdf| choose(machine, facts, wish, *bdf));
+        let facts = facts()?;
+        let each = wish.functions.iter().map(|bdf| choose(machine, &facts, wish, *bdf));
         each.collect::<Result<Vec<_>>>()
     };
     // What stands in the way is said to anybody, and leaves no trace; what holds is seen under the lock.

@@ -23,7 +23,7 @@ fn facts() -> Facts {
         mountinfo: "22 1 8:1 / / rw - ext4 /dev/sda1 rw\n".to_owned(),
         swaps: String::new(),
         interfaces: vec![up("lo"), up("eth0")],
-        claimed: |_| false,
+        claimed: |_| None,
     }
 }
 
@@ -39,7 +39,7 @@ fn try_bind(fake: &Fake, functions: &[&str]) -> Result<String> {
 fn bind_with(fake: &Fake, wish: &Wish) -> Result<String> {
     let root = format!("{}/", fake.machine.root.display());
     let again = again("bind", &wish.functions, None);
-    bind(&fake.machine, &facts(), wish, &again).map(|lines| lines.join("\n").replace(&root, "/"))
+    bind(&fake.machine, &|| Ok(facts()), wish, &again).map(|lines| lines.join("\n").replace(&root, "/"))
 }
 
 /// The message, where nothing was done.
@@ -113,7 +113,7 @@ fn a_bridge_is_refused_also_by_force() {
         refused(&fake, &[BDF]),
         "0000:00:04.0: it is a bridge (PCI bridge), which the functions behind it need"
     );
-    assert!(!fake.machine.path("run/ringbell").exists());
+    assert!(!fake.machine.path("run/ringbell-bind").exists());
     assert!(bind_with(&fake, &asked(&[BDF], None, true)).is_err());
 }
 
@@ -186,7 +186,7 @@ fn only_root_may_and_others_are_told_first_what_else_is_wrong() {
         refused(&fake, &[BDF]),
         "0000:00:04.0: drivers are changed by root alone; sudo ringbell bind 0000:00:04.0"
     );
-    assert!(!fake.machine.path("run/ringbell").exists());
+    assert!(!fake.machine.path("run/ringbell-bind").exists());
 }
 
 #[test]

@@ -127,7 +127,7 @@ impl Fake {
 
     /// What is remembered of a function.
     pub(super) fn remembered(&self, bdf: &str) -> Option<String> {
-        fs::read_to_string(self.machine.path("run/ringbell/bind").join(bdf)).ok()
+        fs::read_to_string(self.machine.path("run/ringbell-bind").join(bdf)).ok()
     }
 }
 

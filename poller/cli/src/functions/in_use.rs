@@ -14,6 +14,7 @@ use std::path::Path;
 
 use nix::libc;
 use nix::net::if_::InterfaceFlags;
+use nix::unistd::geteuid;
 use ringbell_drivers::sysfs::Sysfs;
 
 use super::Machine;
@@ -27,8 +28,8 @@ pub(super) struct Facts {
     pub(super) swaps: String,
     /// The network's.
     pub(super) interfaces: Vec<Interface>,
-    /// Whether somebody has exclusive use of the block device of that name.
-    pub(super) claimed: fn(&str) -> bool,
+    /// What the kernel says against taking the block device of that name away.
+    pub(super) claimed: fn(&str) -> Option<&'static str>,
 }
 
 /// A network interface: once for each address, and once more.
@@ -73,13 +74,21 @@ fn interfaces() -> Result<Vec<Interface>> {
 }
 
 /// Asks the kernel: an exclusive open fails where a mount, swap, or another device has claimed the
-/// disk, whole or in part. Only root gets another answer than "no".
-fn claimed(name: &str) -> bool {
+/// disk, whole or in part. Only root gets another answer than "nothing".
+fn claimed(name: &str) -> Option<&'static str> {
     // A slash in the name of a node is written so.
     let node = Path::new("/dev").join(name.replace('!', "/"));
     let flags = libc::O_EXCL | libc::O_NONBLOCK;
     let opened = OpenOptions::new().read(true).custom_flags(flags).open(node);
-    opened.is_err_and(|error| error.raw_os_error() == Some(libc::EBUSY))
+    match opened.err()?.raw_os_error()? {
+        libc::EBUSY => Some("belongs to a volume, or to a mount elsewhere"),
+        // Hidden paths to a namespace have none; the namespace itself is looked at.
+        libc::ENOENT if geteuid().is_root() && multipath(name).is_none() => {
+            Some("has no node in /dev, so nobody can tell whether it is in use")
+        }
+        libc::EPERM | libc::EACCES if geteuid().is_root() => Some("cannot be asked whether it is in use"),
+        _ => None,
+    }
 }
 
 /// Why the device in that folder must not be taken away, one reason for each disk and interface.
@@ -123,8 +132,8 @@ fn disks(sysfs: &Sysfs, facts: &Facts, device: &Path) -> Result<Vec<String>> {
                 folders.push(blocks.join(holder));
             }
             folders.extend(multipath(&name).map(|whole| blocks.join(whole)));
-            if (facts.claimed)(&name) {
-                claimed.push(format!("{name} belongs to a volume, or to a mount elsewhere"));
+            if let Some(why) = (facts.claimed)(&name) {
+                claimed.push(format!("{name} {why}"));
             }
         }
     }
@@ -193,7 +202,7 @@ mod tests {
             mountinfo: mountinfo.to_owned(),
             swaps: swaps.to_owned(),
             interfaces: interfaces.to_owned(),
-            claimed: |_| false,
+            claimed: |_| None,
         }
     }
 
@@ -270,7 +279,7 @@ mod tests {
         let disk = fake.function("0000:00:02.0", 0x8086, 0x2922, 0x01_0601).driver("ahci");
         disk.block("sdb", "8:16");
         let mut facts = facts("", "", &[]);
-        facts.claimed = |name| name == "sdb";
+        facts.claimed = |name| (name == "sdb").then_some("belongs to a volume, or to a mount elsewhere");
         let found = reasons(&fake.machine.sysfs, &facts, &disk.folder).unwrap();
         assert_eq!(found, ["sdb belongs to a volume, or to a mount elsewhere"]);
     }

@@ -1,14 +1,16 @@
-//! Which driver a function had before: `/run/ringbell/bind/0000:00:04.0`.
+//! Which driver a function had before: `/run/ringbell-bind/0000:00:04.0`.
 //!
 //! Two lines: the driver, and the kernel module that it is in; both may be empty. The folder is
 //! locked as long as the memory is open, so that two of these commands do not work on the same
-//! function. It is in `/run` because a boot forgets the bindings, too.
+//! function. It is in `/run` because a boot forgets the bindings, too, and is root's alone: what stands
+//! there tells root's next command which driver to load.
 
-use std::fs::{self, DirBuilder, File, Permissions, TryLockError};
-use std::io::{self, ErrorKind};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::fs::{self, DirBuilder, File, TryLockError};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use nix::unistd::geteuid;
 use ringbell_drivers::address::Bdf;
 
 use super::Machine;
@@ -34,11 +36,9 @@ pub(super) struct Had {
 impl Memory {
     /// Opens it, and waits while another has it open.
     pub(super) fn open(machine: &Machine) -> Result<Self> {
-        let folder = machine.path("run/ringbell/bind");
+        let folder = machine.path("run/ringbell-bind");
         let bad = |e: io::Error| Error::failed(format!("use {}", folder.display()), plain(&e));
-        for folder in folder.ancestors().take(2).collect::<Vec<_>>().into_iter().rev() {
-            make(folder).map_err(bad)?;
-        }
+        make(&folder).map_err(bad)?;
         let lock = File::open(&folder).map_err(bad)?;
         match lock.try_lock() {
             Ok(()) => {}
@@ -71,7 +71,10 @@ impl Memory {
     pub(super) fn remember(&self, bdf: Bdf, had: &Had) -> Result<()> {
         let line = |part: &Option<String>| format!("{}\n", part.as_deref().unwrap_or_default());
         let (path, new) = (self.folder.join(bdf.to_string()), self.folder.join(format!(".{bdf}.new")));
-        let written = fs::write(&new, line(&had.driver) + &line(&had.module));
+        let text = line(&had.driver) + &line(&had.module);
+        // What an interrupted command left.
+        let _ = fs::remove_file(&new);
+        let written = File::create_new(&new).and_then(|mut file| file.write_all(text.as_bytes()));
         written.and_then(|()| fs::rename(&new, &path)).map_err(|e| {
             let _ = fs::remove_file(&new);
             Error::failed(format!("remember the driver of {bdf} in {}", path.display()), plain(&e))
@@ -91,19 +94,24 @@ impl Memory {
     }
 }
 
-/// Makes a folder that all may look into, whatever the umask is; one that is there stays as it is.
+/// Makes a folder that is nobody else's; one that is there has to be so.
 fn make(folder: &Path) -> io::Result<()> {
-    match DirBuilder::new().mode(0o755).create(folder) {
-        Ok(()) => fs::set_permissions(folder, Permissions::from_mode(0o755)),
-        Err(error) if error.kind() == ErrorKind::AlreadyExists && folder.is_dir() => Ok(()),
-        Err(error) => Err(error),
+    match DirBuilder::new().mode(0o700).create(folder) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+        done => return done,
     }
+    let there = fs::symlink_metadata(folder)?;
+    if there.is_dir() && there.uid() == geteuid().as_raw() && there.mode() & 0o077 == 0 {
+        return Ok(());
+    }
+    Err(io::Error::other("it is there and not root's alone; look who made it, and remove it"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::functions::fake::Fake;
+    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn what_is_remembered_is_recalled_until_it_is_forgotten() {
@@ -116,13 +124,27 @@ mod tests {
             memory.remember(bdf, &had).unwrap();
             assert_eq!(memory.recall(bdf).unwrap(), Some(had));
         }
-        let folder = fake.machine.path("run/ringbell/bind");
-        assert_eq!(folder.metadata().unwrap().permissions().mode() & 0o777, 0o755);
+        let folder = fake.machine.path("run/ringbell-bind");
+        assert_eq!(folder.metadata().unwrap().mode() & 0o777, 0o700);
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
         fs::write(folder.join("0000:00:04.0"), "../../x\n").unwrap();
         assert_eq!(memory.recall(bdf).unwrap(), None);
         memory.forget(bdf).unwrap();
         memory.forget(bdf).unwrap();
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_folder_that_others_can_write_to_or_have_linked_is_not_trusted() {
+        let fake = Fake::new();
+        let folder = fake.machine.path("run/ringbell-bind");
+        fs::create_dir_all(&folder).unwrap();
+        fs::set_permissions(&folder, PermissionsExt::from_mode(0o770)).unwrap();
+        assert!(Memory::open(&fake.machine).is_err());
+        fs::remove_dir(&folder).unwrap();
+        let elsewhere = fake.machine.path("run/elsewhere");
+        DirBuilder::new().mode(0o700).create(&elsewhere).unwrap();
+        std::os::unix::fs::symlink(&elsewhere, &folder).unwrap();
+        assert!(Memory::open(&fake.machine).is_err());
     }
 }

@@ -9,7 +9,7 @@
 //!   in_use   what would be lost: mounted disks, swap, network interfaces
 //!   driver   from one driver to another, by driver_override, unbind and probe
 //!   modules  the kernel module of a driver, loaded where it is not
-//!   memory   which driver a function had, in /run/ringbell/bind
+//!   memory   which driver a function had, in /run/ringbell-bind
 //!   node     /dev/vfio/N: waiting for it, giving it to a user, who has it open
 //!   fake     for the tests: a machine made of files
 //! ```

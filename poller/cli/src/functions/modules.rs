@@ -40,7 +40,8 @@ fn modprobe(root: &Path, name: &str) -> Option<Result<(), String>> {
     let helper = fs::read_to_string(root.join("proc/sys/kernel/modprobe")).unwrap_or_default();
     let helper = Some(helper.trim()).filter(|path| path.starts_with('/')).unwrap_or("/sbin/modprobe");
     let mut command = Command::new(helper);
-    command.arg("--").arg(name).stdin(Stdio::null());
+    // Its options can come from the environment, commands among them.
+    command.arg("--").arg(name).stdin(Stdio::null()).env_clear();
     match command.output() {
         Err(error) if error.kind() == ErrorKind::NotFound => None,
         Err(error) => Some(Err(format!("{helper} does not run: {}", plain(&error)))),

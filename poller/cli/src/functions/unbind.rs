@@ -59,27 +59,49 @@ fn unbind(
 /// Looks at one function, and at who has it.
 fn choose(machine: &Machine, bdf: Bdf, force: bool) -> Result<FunctionInfo> {
     let info = machine.sysfs.function(bdf)?;
-    let users =
-        if force { Vec::new() } else { holders(&machine.path("proc"), info.group, &machine.sysfs.path(bdf)) };
-    decide(&info, &users).map_err(|why| Error::failed(format!("unbind {bdf}"), why))?;
+    let users = holders(&machine.path("proc"), info.group, &machine.sysfs.path(bdf));
+    let siblings = siblings(machine, &info)?;
+    decide(&info, &users, &siblings, force).map_err(|why| Error::failed(format!("unbind {bdf}"), why))?;
     Ok(info)
 }
 
-/// Whether a function may be taken from vfio-pci; `users` are the processes that have it.
-fn decide(info: &FunctionInfo, users: &[String]) -> std::result::Result<(), String> {
+/// The other functions of its group that user space has.
+fn siblings(machine: &Machine, info: &FunctionInfo) -> Result<Vec<Bdf>> {
+    let Some(group) = info.group else { return Ok(Vec::new()) };
+    let others = machine.sysfs.group(group)?;
+    Ok(others
+        .iter()
+        .filter(|other| other.bdf != info.bdf && other.is_given_away())
+        .map(|other| other.bdf)
+        .collect())
+}
+
+/// Whether a function may be taken from vfio-pci; `users` are the processes that have it or its group,
+/// `siblings` the other functions of the group that user space has.
+fn decide(
+    info: &FunctionInfo,
+    users: &[String],
+    siblings: &[Bdf],
+    force: bool,
+) -> std::result::Result<(), String> {
     match info.driver.as_deref() {
         Some(VFIO_PCI) => {}
         Some(driver) => return Err(format!("it is bound to {driver}, not to {VFIO_PCI}; leave it there")),
         None => return Err(format!("it is bound to no driver, so not to {VFIO_PCI}; leave it there")),
     }
-    if users.is_empty() {
+    // By force the kernel waits; but a group that somebody has open, with another of its functions, must
+    // not get a function that is not user space's: kernels refuse that, old ones crash.
+    if users.is_empty() || force && siblings.is_empty() {
         return Ok(());
     }
     let group = info.group.map(|group| format!(" or its IOMMU group {group}")).unwrap_or_default();
     let users = users.join(", ");
-    Err(format!(
-        "{users} has it{group} open; stop that first (--force waits in the kernel until it is closed)"
-    ))
+    let way_out = if siblings.is_empty() {
+        " (--force waits in the kernel until it is closed)".to_owned()
+    } else {
+        format!(" (not by --force either: {} is of the same group)", addresses(siblings))
+    };
+    Err(format!("{users} has it{group} open; stop that first{way_out}"))
 }
 
 /// Loads the driver that the function had, where it is gone.
@@ -123,7 +145,9 @@ fn give_back(
     if refused.is_some() {
         machine.probe(bdf)?;
     }
-    if let Some(group) = info.group {
+    if let Some(group) = info.group
+        && siblings(machine, info).map_err(text)?.is_empty()
+    {
         machine.take_node_back(group).map_err(text)?;
     }
     memory.forget(bdf).map_err(text)?;
@@ -141,7 +165,7 @@ fn give_back(
 mod tests {
     use super::*;
     use crate::functions::fake::Fake;
-    use std::os::unix::fs::symlink;
+    use std::os::unix::fs::{DirBuilderExt, symlink};
 
     const BDF: &str = "0000:00:04.0";
 
@@ -152,8 +176,8 @@ mod tests {
         fake.node("3");
         std::fs::write(fake.machine.sysfs.path(bdf()).join("driver_override"), "vfio-pci\n").unwrap();
         if let Some(text) = remembered {
-            let folder = fake.machine.path("run/ringbell/bind");
-            std::fs::create_dir_all(&folder).unwrap();
+            let folder = fake.machine.path("run/ringbell-bind");
+            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).unwrap();
             std::fs::write(folder.join(BDF), text).unwrap();
         }
         fake
