@@ -3,5 +3,6 @@
 
 pub mod fuzz;
 pub mod hostile;
+pub mod meddler;
 pub mod probe;
 pub mod vm;

@@ -2,7 +2,6 @@
 //! which. The exit status is 0 when all went as it should, 101 after a panic, 2 when there is no such
 //! program.
 
-mod meddler;
 mod programs;
 mod work;
 

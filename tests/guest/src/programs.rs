@@ -15,9 +15,9 @@ use ringbell::{
 };
 use ringbell_drivers::Error;
 use ringbell_drivers::pci::{PciFunction, config};
+use ringbell_tests::meddler::{self, Meddler};
 use ringbell_tests::probe::Timing;
 
-use crate::meddler::{self, Meddler};
 use crate::work::{Desk, LONG, device, function, key};
 
 /// A program that works on one device.

@@ -3,23 +3,26 @@
 use std::fmt;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
-use ringbell_drivers::Result;
 use ringbell_drivers::pci::{Bar, DmaMapping, DmaReach, Doorbell, Interrupts, PciFunction, Ring, Segment};
+use ringbell_drivers::{Error, Result};
 
 /// What is done before a doorbell is rung.
 type Trick = Box<dyn FnOnce(&std::fs::File) + Send>;
 
 /// A function that does what the one below does, but for what a test asks for.
-pub(crate) struct Meddler {
+pub struct Meddler {
     below: Arc<dyn PciFunction>,
     memory: Mutex<Option<OwnedFd>>,
     /// What the device is told lies this much further than it does, in the second half of memory.
     astray: u64,
     trick: Mutex<Option<Trick>>,
     armed: AtomicBool,
+    /// It takes neither a reset nor bus mastering off.
+    stubborn: AtomicBool,
+    unmapped: AtomicU32,
     this: std::sync::Weak<Meddler>,
 }
 
@@ -31,25 +34,43 @@ impl fmt::Debug for Meddler {
 
 impl Meddler {
     /// With `astray`, the second half of the DMA memory is told to lie that many bytes further.
-    pub(crate) fn new(below: Arc<dyn PciFunction>, astray: u64) -> Arc<Self> {
+    pub fn new(below: Arc<dyn PciFunction>, astray: u64) -> Arc<Self> {
         Arc::new_cyclic(|this| Self {
             below,
             memory: Mutex::new(None),
             astray,
             trick: Mutex::new(None),
             armed: AtomicBool::new(false),
+            stubborn: AtomicBool::new(false),
+            unmapped: AtomicU32::new(0),
             this: this.clone(),
         })
     }
 
     /// Before the next doorbell, `trick` gets the file of the DMA memory.
-    pub(crate) fn before_next_ring(&self, trick: impl FnOnce(&std::fs::File) + Send + 'static) {
+    ///
+    /// # Panics
+    /// Where another panicked meanwhile.
+    pub fn before_next_ring(&self, trick: impl FnOnce(&std::fs::File) + Send + 'static) {
         *self.trick.lock().expect("lock") = Some(Box::new(trick));
         self.armed.store(true, Ordering::SeqCst);
     }
 
+    /// From now on the device takes no write to a BAR, and bus mastering stays on.
+    pub fn be_stubborn(&self) {
+        self.stubborn.store(true, Ordering::SeqCst);
+    }
+
+    /// How many mappings were taken back.
+    pub fn unmapped(&self) -> u32 {
+        self.unmapped.load(Ordering::SeqCst)
+    }
+
     /// Reads or writes the DMA memory.
-    pub(crate) fn with_memory<R>(&self, f: impl FnOnce(&std::fs::File) -> R) -> R {
+    ///
+    /// # Panics
+    /// Where there is none yet.
+    pub fn with_memory<R>(&self, f: impl FnOnce(&std::fs::File) -> R) -> R {
         let memory = self.memory.lock().expect("lock");
         let file = memory.as_ref().expect("mapped").try_clone().expect("fd");
         f(&file.into())
@@ -65,7 +86,10 @@ impl Meddler {
 }
 
 /// Where `pattern` stands in a file.
-pub(crate) fn find(file: &std::fs::File, pattern: &[u8]) -> Option<u64> {
+///
+/// # Panics
+/// Where the file cannot be read.
+pub fn find(file: &std::fs::File, pattern: &[u8]) -> Option<u64> {
     let len = file.metadata().expect("size").len();
     let mut bytes = vec![0; usize::try_from(len).expect("size")];
     file.read_exact_at(&mut bytes, 0).expect("read");
@@ -108,7 +132,7 @@ impl PciFunction for Meddler {
     }
 
     fn write_bar(&self, bar: u8, offset: u64, data: &[u8]) -> Result<()> {
-        self.below.write_bar(bar, offset, data)
+        if self.stubborn.load(Ordering::SeqCst) { Ok(()) } else { self.below.write_bar(bar, offset, data) }
     }
 
     fn doorbell(&self, bar: u8, offset: u64) -> Result<Doorbell> {
@@ -138,6 +162,7 @@ impl PciFunction for Meddler {
     fn unmap_dma(&self, mapping: &DmaMapping) -> Result<()> {
         let iova = mapping.segments[0].iova;
         let whole = Segment { offset: 0, len: mapping.len(), iova };
+        self.unmapped.fetch_add(1, Ordering::SeqCst);
         self.below.unmap_dma(&DmaMapping { segments: vec![whole] })
     }
 
@@ -158,6 +183,9 @@ impl PciFunction for Meddler {
     }
 
     fn set_bus_master(&self, on: bool) -> Result<()> {
+        if self.stubborn.load(Ordering::SeqCst) {
+            return Err(Error::Down("stubborn"));
+        }
         self.below.set_bus_master(on)
     }
 
