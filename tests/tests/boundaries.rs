@@ -221,6 +221,19 @@ fn packages_use_each_other_as_the_architecture_says() {
 }
 
 #[test]
+fn a_plain_cargo_run_runs_the_command() {
+    let metadata = metadata();
+    let defaults: Vec<_> = metadata["workspace_default_members"].as_array().unwrap().iter().collect();
+    let packages = metadata["packages"].as_array().unwrap();
+    let default = |package: &&serde_json::Value| defaults.contains(&&package["id"]);
+    let targets = packages.iter().filter(default).flat_map(|package| package["targets"].as_array().unwrap());
+    let is_bin =
+        |target: &&serde_json::Value| target["kind"].as_array().unwrap().iter().any(|kind| kind == "bin");
+    let bins: Vec<_> = targets.filter(is_bin).map(|target| target["name"].as_str().unwrap()).collect();
+    assert_eq!(bins, ["ringbell"]);
+}
+
+#[test]
 fn the_library_has_the_simulator_behind_a_default_feature() {
     let metadata = metadata();
     let packages = metadata["packages"].as_array().unwrap();
