@@ -48,13 +48,9 @@ impl VfioFunction {
     /// [`Error::NotBound`], [`Error::NoIommu`], [`Error::GroupNotViable`], [`Error::GroupTaken`],
     /// [`Error::NoPermission`].
     pub fn open(bdf: Bdf) -> Result<Arc<Self>> {
-        Self::open_in(&Sysfs::default(), bdf)
-    }
-
-    fn open_in(sysfs: &Sysfs, bdf: Bdf) -> Result<Arc<Self>> {
         let address = bdf.to_string();
         let fork = ForkPage::new()?;
-        let Opened { file, description, container, info } = open::open(sysfs, bdf)?;
+        let Opened { file, description, container, info } = open::open(&Sysfs::default(), bdf)?;
         let regions = Regions::new(&description, &file, &info)?;
         let space = kernel::address_space(&*container)
             .map_err(|e| Error::io(format!("ask which bus addresses the IOMMU has for {address}"), e))?;

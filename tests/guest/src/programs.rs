@@ -115,13 +115,15 @@ pub(crate) fn idle(address: &str) {
     let (before, sleeps, start) = (cpu_time(), poller.sleeps(), Instant::now());
     std::thread::sleep(Duration::from_secs(10));
     let (used, idle, slept) = (cpu_time() - before, start.elapsed(), poller.sleeps() - sleeps);
-    let start = Instant::now();
-    desk.run(&key, &[2; 64]).expect("an answer");
+    let (start, before) = (Instant::now(), interrupts_of(address));
+    // So long that the poller, which the submission wakes, is asleep again when the answer comes.
+    desk.run(&key, &vec![2; 1 << 20]).expect("an answer");
     println!(
-        "idle_us {} cpu_us {} sleeps {slept} answer_us {}",
+        "idle_us {} cpu_us {} sleeps {slept} answer_us {} interrupts {}",
         idle.as_micros(),
         used.as_micros(),
-        start.elapsed().as_micros()
+        start.elapsed().as_micros(),
+        interrupts_of(address) - before
     );
     poller.shutdown();
     check_accounting(&device.stats());

@@ -283,5 +283,4 @@ fn undo(machine: &Machine, memory: &Memory, step: &Moved) -> Option<String> {
 }
 
 #[cfg(test)]
-#[path = "bind_tests.rs"]
 mod tests;
