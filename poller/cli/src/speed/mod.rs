@@ -171,7 +171,8 @@ impl Counts {
     /// came back (or software took its place) that is what was to be shown.
     pub(crate) fn trouble(&self, first_error: Option<&str>, fate: &Fate) -> Option<String> {
         let first = first_error.unwrap_or("no reason is known");
-        let excused = if fate.came_back() || fate.failed_over > 0 { self.errors - self.rejected } else { 0 };
+        let goes_on = self.completed > 0 && (fate.came_back() || fate.failed_over > 0);
+        let excused = if goes_on { self.errors - self.rejected } else { 0 };
         if self.mismatches > 0 {
             Some(format!("{} of {} results are wrong", self.mismatches, self.verified))
         } else if fate.state == DeviceState::Failed && fate.failed_over == 0 {
