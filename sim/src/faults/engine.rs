@@ -6,11 +6,13 @@ use super::request::Marks;
 use super::rule::Rule;
 use crate::rng::Rng;
 
-/// What a strike leaves to do to the device, when it has put its present work down.
+/// What a strike leaves to do to the device, which then has all its parts at hand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Deed {
     /// Into the error state; `true`: what is in flight will be written after the reset.
     Break(bool),
+    /// It forgets its sessions.
+    Forget,
     /// The configuration changes.
     Change,
     /// The function goes.
@@ -23,8 +25,6 @@ pub(crate) struct Strike {
     pub(crate) marks: Option<Box<Marks>>,
     /// The device stops before it is served.
     pub(crate) stops: bool,
-    /// The device forgets its sessions first.
-    pub(crate) forgets: bool,
 }
 
 /// All faults, and what they have made of the device.
@@ -102,53 +102,72 @@ impl Faults {
         !self.deeds.is_empty()
     }
 
-    /// Adds a fault that counts from `taken` requests on. Where it is `@0`, what it strikes at once:
-    /// whether sessions are forgotten.
-    pub(crate) fn add(&mut self, fault: &Fault, taken: u64, live: bool) -> bool {
+    /// Adds a fault that counts from `taken` requests on. What is `@0` strikes at once: there is no
+    /// device any more, or it lies, or (where it is set up, which is `live`) it changes its state.
+    pub(crate) fn add(&mut self, fault: &Fault, taken: u64, live: bool) {
         let rng = Rng::new(self.seeds.next());
         let mut rule = Rule::new(fault, taken, rng);
-        let kind = rule.kind;
-        let mut forgets = false;
-        let mut struck = false;
-        if rule.at_once {
-            match kind {
-                FaultKind::ControlHang | FaultKind::SessionsFull => {
-                    (rule.begun, rule.on) = (true, true);
-                    (forgets, struck) = (true, true);
-                }
-                FaultKind::IrqStorm => (rule.begun, rule.on) = (true, true),
+        let strikes = rule.at_once
+            && match rule.kind {
                 FaultKind::BadConfig => {
                     rule.begun = true;
                     rule.choose_lie();
+                    false
                 }
                 FaultKind::Remove => {
-                    struck = rule.strikes();
-                    if struck {
+                    let strikes = rule.strikes();
+                    if strikes {
                         self.strike_device(&rule);
                     }
+                    strikes
                 }
-                _ if live => struck = self.set_up_rule(&mut rule),
-                _ => {}
-            }
+                _ => live && self.set_up_rule(&mut rule),
+            };
+        if strikes {
+            self.count(rule.kind);
         }
         self.rules.push(rule);
-        if struck {
-            self.count(kind);
-        }
-        forgets
     }
 
-    /// A rule `@0` sees that the driver has set the device up: whether it strikes.
+    /// A rule `@0` sees that the driver has set the device up: whether it strikes. It could not do so
+    /// earlier: drivers begin with a reset, which would end it.
     fn set_up_rule(&mut self, rule: &mut Rule) -> bool {
-        let strikes = match rule.kind {
-            FaultKind::NeedsReset | FaultKind::ConfigChange => rule.strikes(),
-            FaultKind::ResetHang | FaultKind::ResetFails | FaultKind::WriteAfterReset => rule.begins(),
+        match rule.kind {
+            FaultKind::NeedsReset | FaultKind::ConfigChange => {
+                let strikes = rule.strikes();
+                if strikes {
+                    self.strike_device(rule);
+                }
+                strikes
+            }
+            FaultKind::ResetHang
+            | FaultKind::ResetFails
+            | FaultKind::ControlHang
+            | FaultKind::SessionsFull
+            | FaultKind::IrqStorm
+            | FaultKind::WriteAfterReset => self.begin(rule),
             _ => false,
-        };
-        if strikes {
-            self.strike_device(rule);
         }
-        strikes
+    }
+
+    /// A rule whose state has not begun begins it: whether that is a strike.
+    fn begin(&mut self, rule: &mut Rule) -> bool {
+        if std::mem::replace(&mut rule.begun, true) {
+            return false;
+        }
+        match rule.kind {
+            FaultKind::ControlHang | FaultKind::SessionsFull => {
+                rule.on = true;
+                self.deeds.push(Deed::Forget);
+            }
+            // What counts is each interrupt.
+            FaultKind::IrqStorm => {
+                rule.on = true;
+                return false;
+            }
+            _ => self.strike_device(rule),
+        }
+        true
     }
 
     /// A strike at the device itself.
@@ -199,26 +218,16 @@ impl Faults {
                 }
                 return begins;
             }
+            FaultKind::ControlHang | FaultKind::SessionsFull | FaultKind::IrqStorm => {
+                return self.begin(rule);
+            }
             FaultKind::ResetHang
             | FaultKind::ResetFails
             | FaultKind::BadConfig
             | FaultKind::WriteAfterReset => {
-                let begins = rule.begins();
-                if begins {
-                    self.strike_device(rule);
-                    strike.stops = true;
-                }
+                let begins = self.begin(rule);
+                strike.stops |= begins;
                 return begins;
-            }
-            FaultKind::ControlHang | FaultKind::SessionsFull => {
-                let begins = rule.begins();
-                rule.on |= begins;
-                strike.forgets |= begins;
-                return begins;
-            }
-            FaultKind::IrqStorm => {
-                rule.on |= rule.begins();
-                return false;
             }
             FaultKind::IrqLost => return false,
             // Those two strike before any request, and then at each set-up.

@@ -81,11 +81,6 @@ impl Rule {
         strikes
     }
 
-    /// Begins its state, which it does once.
-    pub(super) fn begins(&mut self) -> bool {
-        !std::mem::replace(&mut self.begun, true)
-    }
-
     /// Whether it strikes on all occasions, over resets too.
     pub(super) fn always(&self) -> bool {
         self.word == Some(Often::Always)

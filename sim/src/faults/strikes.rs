@@ -23,9 +23,7 @@ impl Device {
 
     /// Lets something go wrong, from now on.
     pub(crate) fn inject(&mut self, fault: Fault) {
-        if self.faults.add(&fault, self.stats.taken, self.live()) {
-            self.sessions.clear();
-        }
+        self.faults.add(&fault, self.stats.taken, self.live());
         self.do_deeds();
     }
 
@@ -100,8 +98,10 @@ impl Device {
     fn take_struck(&mut self, index: usize, head: u16, now: u64) -> bool {
         self.stats.taken += 1;
         let strike = self.faults.request(self.stats.taken);
-        if strike.forgets {
-            self.sessions.clear();
+        // Sessions are forgotten before the request is served. Where the device stops, what it has
+        // completed is published first.
+        if self.faults.pending() && !strike.stops {
+            self.do_deeds();
         }
         let queue = &mut self.queues[index];
         queue.lost.remove(&head);
@@ -142,6 +142,7 @@ impl Device {
                     warn!("a fault that was asked for: the device needs a reset");
                     self.break_down();
                 }
+                Deed::Forget => self.sessions.clear(),
                 Deed::Change => {
                     self.common.generation = self.common.generation.wrapping_add(1);
                     self.raise(self.common.msix_config, wire::ISR_CONFIG);
