@@ -23,6 +23,7 @@ use ringbell_drivers::pci::{PciFunction, Ring};
 use crate::config::SimConfig;
 use crate::device::{Device, Effect};
 use crate::error::SimError;
+use crate::faults::{Fault, FaultKind};
 use crate::function::SimFunction;
 use crate::stats::SimStats;
 
@@ -105,6 +106,30 @@ impl Sim {
         self.owner.core.device().advance(by);
     }
 
+    /// Lets something go wrong, from now on: its `N` counts from this moment, so that `@0` is at
+    /// once and `@1` the next request.
+    ///
+    /// ```
+    /// # use ringbell_sim::{FaultKind, Sim};
+    /// let sim = Sim::stepped(Default::default())?;
+    /// sim.inject("drop@10:x3".parse()?);
+    /// sim.inject(FaultKind::Slow.into());
+    /// assert_eq!(sim.struck(FaultKind::Drop), 0);
+    /// # Ok::<(), ringbell_sim::SimError>(())
+    /// ```
+    pub fn inject(&self, fault: Fault) {
+        let core = &self.owner.core;
+        core.device().inject(fault);
+        // A storm may begin.
+        core.apply(Effect::Wake);
+    }
+
+    /// How often faults of that kind struck: a request, an answer, an interrupt that it spoilt, or
+    /// a state that it began.
+    pub fn struck(&self, kind: FaultKind) -> u64 {
+        self.owner.core.device().struck(kind)
+    }
+
     /// What happened so far.
     pub fn stats(&self) -> SimStats {
         let core = &self.owner.core;
@@ -151,6 +176,24 @@ impl Drop for Owner {
     }
 }
 
+/// What a doorbell looks at without the lock. Relaxed: one of another thread may be a little late,
+/// as on a bus.
+#[derive(Debug, Default)]
+pub(crate) struct Gate {
+    /// The function answers memory accesses, doorbells among them.
+    memory_enabled: AtomicBool,
+    /// There is no function any more: doorbells vanish.
+    removed: AtomicBool,
+}
+
+impl Gate {
+    /// The function is gone.
+    pub(crate) fn remove(&self) {
+        self.removed.store(true, Ordering::Relaxed);
+        self.memory_enabled.store(false, Ordering::Relaxed);
+    }
+}
+
 /// What handles, doorbells and the thread share.
 #[derive(Debug)]
 pub(crate) struct Core {
@@ -161,8 +204,7 @@ pub(crate) struct Core {
     kicks: [AtomicU64; 2],
     kick_count: AtomicU64,
     bad_kicks: AtomicU64,
-    /// The function answers memory accesses, doorbells among them.
-    memory_enabled: AtomicBool,
+    gate: Arc<Gate>,
     /// A kick of the control queue that came without bus mastering (stepped mode).
     control_held: AtomicBool,
     stop: AtomicBool,
@@ -181,12 +223,12 @@ pub(crate) struct Core {
 impl Core {
     fn new(config: SimConfig, stepped: bool) -> Result<Arc<Self>, SimError> {
         config.validate()?;
+        let gate = Arc::new(Gate::default());
         Ok(Arc::new(Self {
             waiting: AtomicU32::new(0),
             kicks: [AtomicU64::new(0), AtomicU64::new(0)],
             kick_count: AtomicU64::new(0),
             bad_kicks: AtomicU64::new(0),
-            memory_enabled: AtomicBool::new(false),
             control_held: AtomicBool::new(false),
             stop: AtomicBool::new(false),
             thread: OnceLock::new(),
@@ -196,7 +238,8 @@ impl Core {
             #[cfg(test)]
             rounds: AtomicU64::new(0),
             address: format!("sim:{config}"),
-            device: Mutex::new(Device::new(config, stepped)),
+            device: Mutex::new(Device::new(config, stepped, Arc::clone(&gate))),
+            gate,
         }))
     }
 
@@ -226,8 +269,7 @@ impl Core {
 
     /// The command register changed.
     pub(crate) fn set_memory_enabled(&self, on: bool) {
-        // Relaxed: a doorbell of another thread may be a little late, as on a bus.
-        self.memory_enabled.store(on, Ordering::Relaxed);
+        self.gate.memory_enabled.store(on, Ordering::Relaxed);
     }
 
     /// Stepped mode: serves the control queue now, or when bus mastering is on again.
@@ -253,8 +295,11 @@ impl Core {
 
     /// A write of `value` to the doorbell of `queue`.
     fn notify(&self, queue: u16, value: u16) {
-        let enabled = queue <= self.control && self.memory_enabled.load(Ordering::Relaxed);
+        let enabled = queue <= self.control && self.gate.memory_enabled.load(Ordering::Relaxed);
         let right = enabled && value == queue;
+        if !right && self.gate.removed.load(Ordering::Relaxed) {
+            return;
+        }
         if !right {
             self.bad_kicks.fetch_add(1, Ordering::Relaxed);
             tracing::warn!(queue, value, "doorbell with a wrong value or without memory space");
