@@ -2,14 +2,20 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use crate::error::SimError;
+use crate::faults::{self, Fault, KINDS};
 
 /// The known keys, for messages.
-const KNOWN: &str = "virtio-crypto (first word), queues=1..=64 (1 with quirks=qemu), queue-size=2..=32768 \
-                     (a power of two), seed=0..=18446744073709551615, latency=0..=60s (as 250ns, 10us, 2ms, 1s), \
-                     compute=full|none, order=fifo|shuffle, quirks=none|qemu";
+static KNOWN: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "virtio-crypto (first word), queues=1..=64 (1 with quirks=qemu), queue-size=2..=32768 (a power of two), \
+         seed=0..=18446744073709551615, latency=0..=60s (as 250ns, 10us, 2ms, 1s), compute=full|none, \
+         order=fifo|shuffle, quirks=none|qemu, fault={KINDS} (may be given again)"
+    )
+});
 
 /// Longest latency.
 const MAX_LATENCY: Duration = Duration::from_secs(60);
@@ -78,6 +84,8 @@ pub struct SimConfig {
     pub order: Order,
     /// Whose peculiarities it has.
     pub quirks: Quirks,
+    /// What goes wrong on purpose.
+    pub faults: Vec<Fault>,
     /// Feature bits not to offer, for tests. Not part of the text form.
     pub features_off: u64,
 }
@@ -92,6 +100,7 @@ impl Default for SimConfig {
             compute: Compute::Full,
             order: Order::Fifo,
             quirks: Quirks::None,
+            faults: Vec::new(),
             features_off: 0,
         }
     }
@@ -124,7 +133,7 @@ impl SimConfig {
 }
 
 fn bad(given: &str, why: String) -> SimError {
-    SimError::Options { given: given.to_owned(), why, known: KNOWN }
+    SimError::Options { given: given.to_owned(), why, known: KNOWN.as_str() }
 }
 
 impl FromStr for SimConfig {
@@ -169,6 +178,11 @@ fn parse(text: &str) -> Result<SimConfig, String> {
                 config.quirks =
                     word(value, &[("none", Quirks::None), ("qemu", Quirks::Qemu)]).ok_or_else(wrong)?
             }
+            // The one key that may be there more than once.
+            "fault" => {
+                config.faults.push(faults::parse(value)?);
+                continue;
+            }
             _ => return Err(format!("unknown key {key:?}")),
         }
         if seen.contains(&key) {
@@ -181,7 +195,7 @@ fn parse(text: &str) -> Result<SimConfig, String> {
 }
 
 /// Digits only: no sign, no space.
-fn number<T: FromStr>(text: &str) -> Option<T> {
+pub(crate) fn number<T: FromStr>(text: &str) -> Option<T> {
     if text.bytes().all(|b| b.is_ascii_digit()) { text.parse().ok() } else { None }
 }
 
@@ -201,6 +215,30 @@ fn duration(text: &str) -> Option<Duration> {
     Some(Duration::from_nanos(number::<u64>(count)?.checked_mul(*nanos)?))
 }
 
+/// A delay that the device can have, in the words of an option.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Delay(pub(crate) Duration);
+
+impl Delay {
+    /// Reads one; `None` where it is none, or out of range.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        duration(text).filter(|delay| *delay <= MAX_LATENCY).map(Self)
+    }
+}
+
+impl fmt::Display for Delay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let nanos = self.0.as_nanos();
+        // Each is a whole number of nanoseconds: the last one.
+        for (unit, factor) in UNITS {
+            if nanos.is_multiple_of(u128::from(factor)) {
+                return write!(f, "{}{unit}", nanos / u128::from(factor));
+            }
+        }
+        Ok(())
+    }
+}
+
 impl fmt::Display for SimConfig {
     /// The text that parses to the same options (but for [`features_off`](Self::features_off)).
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -216,13 +254,7 @@ impl fmt::Display for SimConfig {
             write!(f, ",seed={}", self.seed)?;
         }
         if self.latency != default.latency {
-            let nanos = self.latency.as_nanos();
-            for (unit, factor) in UNITS {
-                if nanos.is_multiple_of(u128::from(factor)) {
-                    write!(f, ",latency={}{unit}", nanos / u128::from(factor))?;
-                    break;
-                }
-            }
+            write!(f, ",latency={}", Delay(self.latency))?;
         }
         if self.compute == Compute::None {
             f.write_str(",compute=none")?;
@@ -232,6 +264,9 @@ impl fmt::Display for SimConfig {
         }
         if self.quirks == Quirks::Qemu {
             f.write_str(",quirks=qemu")?;
+        }
+        for fault in &self.faults {
+            write!(f, ",fault={fault}")?;
         }
         Ok(())
     }
@@ -261,6 +296,7 @@ mod tests {
                 compute: Compute::None,
                 order: Order::Shuffle,
                 quirks: Quirks::None,
+                faults: Vec::new(),
                 features_off: 0
             }
         );
@@ -270,6 +306,11 @@ mod tests {
         {
             assert_eq!(ok(&ok(text).to_string()), ok(text), "{text}");
         }
+        let faults = ok("fault=stall,seed=1,fault=drop@100:1/1000,fault=stall");
+        let fault = |text: &str| text.parse::<Fault>().unwrap();
+        assert_eq!(faults.faults, [fault("stall"), fault("drop@100:1/1000"), fault("stall")], "as given");
+        assert_eq!(faults.to_string(), "virtio-crypto,seed=1,fault=stall,fault=drop@100:1/1000,fault=stall");
+        assert_eq!(ok(&faults.to_string()), faults);
         assert_eq!(ok("latency=0"), SimConfig::default());
         assert_eq!(ok("latency=2ms").latency, Duration::from_millis(2));
         assert_eq!(ok("latency=1000000ns").to_string(), "virtio-crypto,latency=1ms");
@@ -302,13 +343,18 @@ mod tests {
             "compute=half",
             "order=lifo",
             "quirks=all",
-            "fault=stall",
+            "fault",
+            "fault=",
+            "fault=stal",
+            "fault=stall@",
+            "fault=stall,fault=drop:x0",
             "queues=2,quirks=qemu",
             "queues=2,virtio-crypto",
             "bogus=\n",
         ] {
             let message = text.parse::<SimConfig>().unwrap_err().to_string();
             assert!(message.contains("queue-size=2..=32768") && !message.contains('\n'), "{text}: {message}");
+            assert!(message.contains("fault=KIND[@N][:ARG]") && message.contains("|drop|"), "{message}");
         }
     }
 }

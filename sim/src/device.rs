@@ -8,6 +8,7 @@ use crate::chain::{Chain, Rules};
 use crate::config::{Order, SimConfig};
 use crate::dma::DmaMap;
 use crate::error::DriverError;
+use crate::faults::{Fault, FaultKind};
 use crate::interrupts::Interrupts;
 use crate::pci::{self, ConfigSpace};
 use crate::registers::Common;
@@ -229,6 +230,12 @@ impl Device {
         for queue in &mut self.queues {
             queue.view = None;
         }
+    }
+
+    pub(crate) fn inject(&mut self, _fault: Fault) {}
+
+    pub(crate) fn struck(&self, _kind: FaultKind) -> u64 {
+        0
     }
 
     // ---- the clock ----

@@ -31,6 +31,7 @@ mod data;
 mod device;
 mod dma;
 mod error;
+mod faults;
 mod function;
 mod interrupts;
 mod pci;
@@ -48,5 +49,6 @@ mod tests;
 
 pub use config::{Compute, Order, Quirks, SimConfig};
 pub use error::{DriverError, SimError};
+pub use faults::{Fault, FaultKind};
 pub use sim::Sim;
 pub use stats::SimStats;

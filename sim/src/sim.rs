@@ -23,6 +23,7 @@ use ringbell_drivers::pci::{PciFunction, Ring};
 use crate::config::SimConfig;
 use crate::device::{Device, Effect};
 use crate::error::SimError;
+use crate::faults::{Fault, FaultKind};
 use crate::function::SimFunction;
 use crate::stats::SimStats;
 
@@ -103,6 +104,27 @@ impl Sim {
     /// Moves the clock of a device made by [`stepped`](Self::stepped); others have a real one.
     pub fn advance(&self, by: Duration) {
         self.owner.core.device().advance(by);
+    }
+
+    /// Lets something go wrong, from now on: its `N` counts from this moment, so that `@0` is at
+    /// once and `@1` the next request.
+    ///
+    /// ```
+    /// # use ringbell_sim::{FaultKind, Sim};
+    /// let sim = Sim::stepped(Default::default())?;
+    /// sim.inject("drop@10:x3".parse()?);
+    /// sim.inject(FaultKind::Slow.into());
+    /// assert_eq!(sim.struck(FaultKind::Drop), 0);
+    /// # Ok::<(), ringbell_sim::SimError>(())
+    /// ```
+    pub fn inject(&self, fault: Fault) {
+        self.owner.core.device().inject(fault);
+    }
+
+    /// How often faults of that kind struck: a request, an answer, an interrupt that it spoilt, or
+    /// a state that it began.
+    pub fn struck(&self, kind: FaultKind) -> u64 {
+        self.owner.core.device().struck(kind)
     }
 
     /// What happened so far.

@@ -29,6 +29,8 @@ pub struct SimStats {
     pub faults: u64,
     /// Why it did so the last time.
     pub last_fault: Option<DriverError>,
+    /// How often faults struck that were asked for, of all kinds.
+    pub struck: u64,
     /// Device status as the driver would read it.
     pub device_status: u8,
 }
