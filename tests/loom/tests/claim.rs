@@ -204,6 +204,30 @@ fn a_mailbox_hands_over_what_was_written_before() {
 }
 
 #[test]
+fn who_finds_a_letter_in_a_mailbox_can_read_it() {
+    loom::model(|| {
+        let burnt = Arc::new(AtomicU32::new(0));
+        let mailbox = Arc::new(Mailbox::default());
+        let put = |mailbox: &Mailbox<Letter>, burnt: &Arc<AtomicU32>| {
+            let letter = Box::new(Letter(UnsafeCell::new(0), Arc::clone(burnt)));
+            // SAFETY: the model's point: whoever takes it comes after.
+            letter.0.with_mut(|place| unsafe { *place = 7 });
+            if let Some(before) = mailbox.put(letter) {
+                // SAFETY: as above.
+                assert_eq!(before.0.with_mut(|place| unsafe { *place }), 7);
+            }
+        };
+        let (other, drops) = (Arc::clone(&mailbox), Arc::clone(&burnt));
+        // A submitter that ends what it has withdrawn.
+        let program = thread::spawn(move || put(&other, &drops));
+        put(&mailbox, &burnt);
+        program.join().unwrap();
+        drop(mailbox);
+        assert_eq!(burnt.load(Ordering::Relaxed), 2);
+    });
+}
+
+#[test]
 fn a_waiting_taker_finds_what_the_callback_left() {
     struct Context(Mailbox<u32>);
     loom::model(|| {
