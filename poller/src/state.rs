@@ -9,12 +9,15 @@ use std::sync::atomic::{AtomicU8, Ordering};
 pub enum DeviceState {
     /// It works.
     Ready = 0,
-    /// A request was not answered in time; others are.
+    /// A request was not answered in time, or the device has lost a session; others go on.
     Suspect = 1,
-    /// It had a fault: everything answers `ERR` at once.
-    Failed = 2,
+    /// It had a fault and is being brought back: submits answer `EAGAIN`.
+    Resetting = 2,
+    /// It did not come back: everything answers `ERR` at once (or is done by software, where that was
+    /// asked for: [`PollerConfig::failover`](crate::PollerConfig::failover)).
+    Failed = 3,
     /// Its poller was shut down: everything answers `ERR` at once.
-    Closed = 3,
+    Closed = 4,
 }
 
 /// The state in a cell.
@@ -30,8 +33,16 @@ impl StateCell {
         match self.0.load(Ordering::Acquire) {
             0 => DeviceState::Ready,
             1 => DeviceState::Suspect,
-            2 => DeviceState::Failed,
+            2 => DeviceState::Resetting,
+            3 => DeviceState::Failed,
             _ => DeviceState::Closed,
+        }
+    }
+
+    /// Only the poll thread sets it, so nothing comes in between.
+    pub(crate) fn set_if(&self, address: &str, from: DeviceState, to: DeviceState) {
+        if self.get() == from {
+            self.set(address, to);
         }
     }
 

@@ -104,7 +104,8 @@ pub fn faulty_device(data: &[u8]) {
                 }
             }
         }
-        program.end();
+        let stats = program.end();
+        assert!(late_writes || stats.stray_writes == 0, "free memory was written: {stats:?}");
     }
     assert_eq!(function.mapped(), 0, "memory is still mapped");
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ringbell::{
     Answer, Cipher, CipherKey, Clock, Completion, Device, DeviceOptions, DeviceState, Direction, ManualClock,
-    ManualPoller, OwnedQueue, PollerConfig, Status, WaitCtx,
+    ManualPoller, OwnedQueue, PollerConfig, Stats, Status, WaitCtx,
 };
 use ringbell_drivers::pci::PciFunction;
 
@@ -86,12 +86,15 @@ impl Program {
             ..DeviceOptions::default()
         };
         options.event_idx = shape & 4 == 0;
+        options.check_memory = shape & 32 == 0;
         let device = Device::from_function(function, &options).ok()?;
         let free = device.free_bytes();
         let clock = ManualClock::new();
         let config = PollerConfig {
             clock: Clock::Manual(clock.clone()),
             budget: if shape & 8 == 0 { 256 } else { 2 },
+            recovery_tries: u32::from(shape >> 6),
+            failover: shape & 0xc0 == 0x40,
             ..PollerConfig::default()
         };
         let poller = ManualPoller::new([&device], config).ok()?;
@@ -256,8 +259,8 @@ impl Program {
         self.poller.poll();
     }
 
-    /// Ends all, and says what must hold then.
-    pub(super) fn end(self) {
+    /// Ends all, and says what must hold then. Returns the counts.
+    pub(super) fn end(self) -> Stats {
         let Self { device, poller, clock, keys, contexts, owned, counts, detached, registered, free, .. } =
             self;
         assert!(poller.in_flight() <= counts.accepted.load(Ordering::Relaxed));
@@ -293,6 +296,7 @@ impl Program {
             "{} of {free} bytes are back: {stats:?}",
             device.free_bytes()
         );
+        stats
     }
 }
 
