@@ -3,6 +3,8 @@
 //! Without `--cfg ringbell_loom` this package is empty, and so are its tests.
 #![cfg(ringbell_loom)]
 
+pub mod context;
+
 use std::sync::Arc;
 
 use loom::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, Ordering};
