@@ -10,7 +10,8 @@ use crate::context::{ContextClaim, Status, Target};
 use crate::deliver::{Tally, deliver_caught};
 use crate::device::{Inner, lock};
 use crate::owned::refuse;
-use crate::request::{Answer, Fault, InFlight, Reason, Refused, Request};
+use crate::refusal::{Reason, Refused};
+use crate::request::{Answer, Fault, InFlight, Request};
 use crate::stats::QueueCounters;
 
 /// Requests done in one pass: each takes some microseconds, or many.
