@@ -79,7 +79,6 @@ impl Body {
     }
 
     /// Does the operation on this thread. False where there is no software for it.
-    #[cfg(feature = "failover")]
     pub(crate) fn do_by_software(&mut self) -> bool {
         self.by_software = true;
         let spec = self.session.spec();
