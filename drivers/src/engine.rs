@@ -6,7 +6,7 @@
 use std::fmt;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::dma::{Arena, ForkPage, Secret};
@@ -203,6 +203,8 @@ pub struct Session {
     id: AtomicU64,
     /// When it was last asked for, in the cache's own count.
     pub(crate) touched: AtomicU64,
+    /// The device has forgotten it.
+    pub(crate) lost: AtomicBool,
 }
 
 impl Session {
@@ -212,6 +214,7 @@ impl Session {
             state: AtomicU32::new(SessionState::Absent as u32),
             id: AtomicU64::new(0),
             touched: AtomicU64::new(0),
+            lost: AtomicBool::new(false),
         }
     }
 
@@ -370,10 +373,53 @@ pub trait Engine: Send + Sync + fmt::Debug {
     /// It needs a reset, or it is gone.
     fn check_health(&self) -> Result<()>;
 
+    /// The device has answered that it does not know the session, by the id that it had given it: the
+    /// next submit starts its creation. The poll thread's.
+    fn session_lost(&self, session: &Session, id: u64);
+
+    /// How often a session that the device had lost was created again.
+    fn sessions_restored(&self) -> u64;
+
+    /// How long the device may take to reset or to answer a control request.
+    fn control_timeout(&self) -> Duration;
+
+    /// Begins to bring the device to a standstill after a fault: it is told to reset. Never waits.
+    /// The poll thread's, as are the next two.
+    ///
+    /// # Errors
+    /// The function's.
+    fn begin_reset(&self) -> Result<()>;
+
+    /// Whether that is done. After `Ok(true)` the device does no DMA, and its rings and buffers are
+    /// free; its queues must not be used any more.
+    ///
+    /// # Errors
+    /// [`Error::Gone`], or the function's.
+    fn is_reset(&self) -> Result<bool>;
+
+    /// Resets the whole function, for a device that does not finish its own reset. As after
+    /// [`is_reset`](Self::is_reset). It takes as long as the function's reset, up to 100 ms.
+    ///
+    /// # Errors
+    /// The function has no reset, or is not reset after it.
+    fn reset_function(&self) -> Result<()>;
+
     /// Ends the sessions this process created, where the device still answers, then resets it.
     /// After `Ok` the device does no DMA and its buffers are free.
     ///
     /// # Errors
     /// The reset did not happen: memory in flight has to be kept.
     fn stop(&self) -> Result<()>;
+}
+
+/// An engine that can be brought back after a reset, with fresh queues of type `Q`.
+pub trait Revive<Q>: Engine {
+    /// Sets the device up again after [`is_reset`](Engine::is_reset) or
+    /// [`reset_function`](Engine::reset_function), and returns its data queues: the same number, of
+    /// the same depth, on other memory than any that is in use. Sessions that anybody holds are
+    /// being created again. Does not wait.
+    ///
+    /// # Errors
+    /// The device has come back as another one, or not at all; it does no DMA then.
+    fn revive(&self) -> Result<Vec<Q>>;
 }

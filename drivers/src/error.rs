@@ -182,7 +182,11 @@ pub enum Error {
         name: &'static str,
     },
 
-    /// The device is failed, shut down or gone; everything answers `ERR`.
+    /// The function is not there any more, or is about to be taken away: no reset brings it back.
+    #[error("the device is gone: {0}; open it again when it is back")]
+    Gone(&'static str),
+
+    /// The device is failed or shut down; everything answers `ERR`.
     #[error("the device is {0}; open it again")]
     Down(&'static str),
 

@@ -34,6 +34,11 @@ pub struct DeviceOptions {
     pub indirect: bool,
     /// Use event indexes where the device has them: fewer notifications. True by default.
     pub event_idx: bool,
+    /// Fill free DMA memory with a pattern and check it when it is handed out again: a device that
+    /// writes where it must not is found, logged, and counted in
+    /// [`Stats::stray_writes`](crate::Stats::stray_writes). For tests: it costs a pass over each
+    /// buffer. False by default.
+    pub check_memory: bool,
 }
 
 impl Default for DeviceOptions {
@@ -46,6 +51,7 @@ impl Default for DeviceOptions {
             control_timeout: driver.limit,
             indirect: driver.indirect,
             event_idx: driver.event_idx,
+            check_memory: driver.arena.check,
         }
     }
 }
@@ -53,7 +59,11 @@ impl Default for DeviceOptions {
 impl DeviceOptions {
     pub(crate) fn for_driver(&self) -> ringbell_drivers::virtio_crypto::OpenOptions {
         ringbell_drivers::virtio_crypto::OpenOptions {
-            arena: ArenaOptions { bytes: self.arena_bytes, huge_pages: self.huge_pages },
+            arena: ArenaOptions {
+                bytes: self.arena_bytes,
+                huge_pages: self.huge_pages,
+                check: self.check_memory,
+            },
             queue_size: self.queue_size,
             limit: self.control_timeout,
             indirect: self.indirect,
@@ -91,10 +101,21 @@ pub struct PollerConfig {
     /// least 8 ms; 1 s by default. A request ends at most an eighth of it later.
     pub request_timeout: Duration,
     /// How long a queue with work in flight may go without any completion before the device is
-    /// taken as failed. 2 s by default.
+    /// reset. 2 s by default.
     pub stall_limit: Duration,
     /// A callback that runs longer than this is counted and warned of. 10 us by default.
     pub slow_callback: Duration,
+    /// How often a device that had a fault is tried to be brought back before it is failed. A fault soon
+    /// after a recovery counts as a try that failed; after as many requests as the queues hold, or a
+    /// minute, it is forgotten. 5 by default; 0: the first fault fails the device.
+    pub recovery_tries: u32,
+    /// The pause before the second try; each further one is four times as long, at most 1 s. The first
+    /// try is made at once. 10 ms by default.
+    pub recovery_pause: Duration,
+    /// When a device is failed, do its work on the poll thread by software: what is submitted from
+    /// then on, and what was in flight with a separate output, so that its input is there still. False
+    /// by default. Needs the feature `failover` of this crate, which is on by default.
+    pub failover: bool,
     /// How long a shutdown waits for requests in flight before it ends them with `ERR`. 1 s by
     /// default.
     pub grace: Duration,
@@ -114,6 +135,9 @@ impl Default for PollerConfig {
             request_timeout: Duration::from_secs(1),
             stall_limit: Duration::from_secs(2),
             slow_callback: Duration::from_micros(10),
+            recovery_tries: 5,
+            recovery_pause: Duration::from_millis(10),
+            failover: false,
             grace: Duration::from_secs(1),
             core: None,
             thread_name: "ringbell-poll".to_owned(),
@@ -133,6 +157,9 @@ impl PollerConfig {
         }
         if self.stall_limit < Duration::from_millis(8) {
             return bad(format!("a stall limit of {:?} is below 8 ms", self.stall_limit));
+        }
+        if self.failover && !cfg!(feature = "failover") {
+            return bad("failover needs this crate's feature of that name".to_owned());
         }
         if self.thread_name.contains('\0') {
             return bad("its thread's name contains a zero byte".to_owned());

@@ -10,15 +10,14 @@ use ringbell_drivers::wait::{self, Waiter};
 use ringbell_drivers::{Error, Result};
 
 use crate::config::{ClockReader, PollerConfig};
-use crate::deliver::Tally;
 use crate::device::Device;
 use crate::lane::{Lane, take_messages};
-use crate::queue_lane::{QueueLane, SlowWatch, drain};
+use crate::queue_lane::{SlowWatch, drain};
 use crate::request::Fault;
 use crate::state::DeviceState;
 
 /// What a device is once the kernel has asked for its function.
-const GOING: &str = "gone: the function is being removed";
+const GOING: Error = Error::Gone("the function is being removed");
 
 /// All devices of a poller, and what a pass over them needs.
 pub(crate) struct Core {
@@ -33,6 +32,7 @@ pub(crate) struct Core {
     sources: Vec<(usize, Source)>,
     slow: SlowWatch,
     next_tick: Duration,
+    last_tick: Duration,
     /// When the clock was last looked at, in counter ticks.
     looked_at: u64,
     closing_since: Option<Duration>,
@@ -83,14 +83,14 @@ impl Core {
                 }
             }
         }
-        for (device, sides) in devices.into_iter().zip(taken) {
-            let queues = sides.into_iter().map(QueueLane::new).collect();
-            lanes.push(Lane { device, queues, ended: false });
-        }
         let rate = TickRate::measure();
         let clock = config.clock.reader();
+        for (device, sides) in devices.into_iter().zip(taken) {
+            lanes.push(Lane::new(device, sides, clock.now()));
+        }
         let slow = SlowWatch::new(rate.ticks_in(config.slow_callback));
-        let next_tick = clock.now() + config.tick();
+        let last_tick = clock.now();
+        let next_tick = last_tick + config.tick();
         let fds = Vec::with_capacity(64);
         Ok(Self {
             lanes,
@@ -102,6 +102,7 @@ impl Core {
             sources,
             slow,
             next_tick,
+            last_tick,
             looked_at: ticks(),
             closing_since: None,
         })
@@ -119,10 +120,7 @@ impl Core {
         for index in 0..self.lanes.len() {
             work += self.pass_lane(index);
         }
-        if !self.fds.is_empty() {
-            self.waiter.signal_all(&self.fds);
-            self.fds.clear();
-        }
+        self.signal_fds();
         self.look_at_clock();
         work
     }
@@ -131,8 +129,11 @@ impl Core {
     fn pass_lane(&mut self, index: usize) -> usize {
         let Self { lanes, fds, slow, config, .. } = self;
         let Some(lane) = lanes.get_mut(index) else { return 0 };
+        if !lane.is_running() {
+            return self.pass_beside(index);
+        }
         // In a forked child the rings are not mapped.
-        if lane.ended || lane.inner().is_child() {
+        if lane.inner().is_child() {
             return 0;
         }
         if lane.inner().has_messages.load(Ordering::Relaxed) {
@@ -162,6 +163,25 @@ impl Core {
         work
     }
 
+    /// A pass over a device that is being brought back, or has failed.
+    #[cold]
+    fn pass_beside(&mut self, index: usize) -> usize {
+        let Self { lanes, fds, config, clock, .. } = self;
+        let Some(lane) = lanes.get_mut(index) else { return 0 };
+        if lane.has_ended() || lane.inner().is_child() {
+            return 0;
+        }
+        if lane.inner().has_messages.load(Ordering::Relaxed) {
+            take_messages(lane, fds);
+        }
+        if lane.is_recovering() {
+            lane.step(clock.now(), config, fds);
+            return usize::from(lane.is_running());
+        }
+        let device = Arc::clone(lane.device.inner());
+        device.software.work(&device, fds)
+    }
+
     /// Reads the clock when the cheap counter says that it may be time for a tick.
     #[inline]
     fn look_at_clock(&mut self) {
@@ -188,38 +208,44 @@ impl Core {
         if self.next_tick <= now {
             self.next_tick = now + step;
         }
+        // Time in which this thread did not run is no device's fault: what was completed meanwhile is
+        // drained before anything is judged.
+        let away = !self.clock.is_manual() && now.saturating_sub(self.last_tick) > 2 * step;
+        self.last_tick = now;
         self.slow.report(now);
         for index in 0..self.lanes.len() {
-            if let Err(error) = self.tick_lane(index, now) {
+            if let Err(error) = self.tick_lane(index, now, away) {
                 self.fail(index, &error);
             }
         }
-        if !self.fds.is_empty() {
-            self.waiter.signal_all(&self.fds);
-            self.fds.clear();
-        }
+        self.signal_fds();
     }
 
-    fn tick_lane(&mut self, index: usize, now: Duration) -> Result<()> {
+    fn tick_lane(&mut self, index: usize, now: Duration, away: bool) -> Result<()> {
         let Self { lanes, fds, config, .. } = self;
         let Some(lane) = lanes.get_mut(index) else { return Ok(()) };
-        if lane.ended || lane.inner().is_child() {
+        if lane.inner().is_child() {
+            return Ok(());
+        }
+        if !lane.is_running() {
+            lane.end_in_flight(fds);
             return Ok(());
         }
         let engine = lane.device.inner().engine();
         // A poller that never sleeps hears of it here.
         if engine.events().removal.is_some_and(wait::is_ready) {
-            return Err(Error::Down(GOING));
+            return Err(GOING);
         }
         let address = engine.address();
-        let mut busy = false;
         let mut quarantined = 0;
         for queue in &mut lane.queues {
             if queue.in_flight() == 0 {
                 queue.no_progress_since = None;
                 continue;
             }
-            busy = true;
+            if away {
+                continue;
+            }
             let mut late = Vec::new();
             queue.side.completer.ring().tick(now, config.request_timeout, |entry| {
                 if let Some(claim) = entry.claim.take() {
@@ -233,6 +259,11 @@ impl Core {
                 queue.side.counters.complete.expired.add(expired);
             }
             quarantined += queue.quarantined;
+            let ring = queue.side.completer.ring();
+            if queue.quarantined > ring.capacity() / 2 {
+                let what = "return most of the requests that it has";
+                return Err(Error::Timeout { what, limit: config.request_timeout });
+            }
             let returned = queue.side.completer.ring().returned();
             if returned != queue.last_returned {
                 queue.last_returned = returned;
@@ -243,49 +274,31 @@ impl Core {
                 return Err(Error::Timeout { what: "complete any request", limit: config.stall_limit });
             }
         }
-        if quarantined == 0 && lane.device.state() == DeviceState::Suspect {
+        if quarantined == 0 && !away && lane.device.state() == DeviceState::Suspect {
             lane.device.inner().state.set(address, DeviceState::Ready);
         }
-        if busy { lane.inner().engine().check_health() } else { Ok(()) }
+        lane.inner().engine().check_health()
     }
 
-    /// A fault: the device is failed, and everything in flight ends with `ERR`.
+    /// A fault of a device: what it has in flight ends with `ERR`, and it is brought back.
     #[cold]
     fn fail(&mut self, index: usize, error: &Error) {
-        if let Some(lane) = self.lanes.get(index) {
-            tracing::error!(device = lane.device.address(), %error, "device fault");
+        let Self { lanes, fds, config, clock, closing_since, .. } = self;
+        let now = clock.now();
+        match lanes.get_mut(index) {
+            // Nobody needs it any more.
+            Some(lane) if closing_since.is_some() => {
+                tracing::error!(device = lane.device.address(), %error, "device fault");
+                lane.shut_down(fds);
+            }
+            Some(lane) => lane.fault(error, now, config, fds),
+            None => {}
         }
-        self.end(index, Fault::DeviceFailed, DeviceState::Failed);
+        self.signal_fds();
     }
 
-    /// Stops a device and ends what it has in flight.
-    #[cold]
-    fn end(&mut self, index: usize, fault: Fault, state: DeviceState) {
-        let Self { lanes, fds, .. } = self;
-        let Some(lane) = lanes.get_mut(index) else { return };
-        if lane.ended {
-            return;
-        }
-        lane.ended = true;
-        if lane.inner().is_child() {
-            return;
-        }
-        let device = Arc::clone(lane.device.inner());
-        device.state.set(device.engine().address(), state);
-        for queue in &mut lane.queues {
-            queue.side.completer.ring().close();
-        }
-        let kept = device.engine().stop().is_err();
-        for queue in &mut lane.queues {
-            let mut tally = Tally::default();
-            queue.side.completer.ring().reap(kept, |entry| {
-                tally.count_end(entry, fault, kept, &device, fds);
-            });
-            tally.add_to(&queue.side.counters);
-            queue.side.counters.complete.quarantined.set(0);
-            queue.quarantined = 0;
-        }
-        if !fds.is_empty() {
+    fn signal_fds(&mut self) {
+        if !self.fds.is_empty() {
             self.waiter.signal_all(&self.fds);
             self.fds.clear();
         }
@@ -298,21 +311,18 @@ impl Core {
         }
         let now = self.clock.now();
         self.closing_since = Some(now);
-        for lane in &mut self.lanes {
-            if !lane.ended {
-                for queue in &mut lane.queues {
-                    queue.side.completer.ring().close();
-                }
-            }
+        for lane in self.lanes.iter_mut().filter(|lane| !lane.has_ended() && !lane.inner().is_child()) {
+            lane.inner().closing.store(true, Ordering::Release);
+            lane.close_queues();
         }
         self.finish_closing(now);
     }
 
     /// Ends everything now, whatever the grace time: for a clock that nobody moves meanwhile.
     pub(crate) fn end_now(&mut self) {
-        for index in 0..self.lanes.len() {
-            self.end(index, Fault::Shutdown, DeviceState::Closed);
-        }
+        let Self { lanes, fds, .. } = self;
+        lanes.iter_mut().for_each(|lane| lane.shut_down(fds));
+        self.signal_fds();
     }
 
     pub(crate) fn has_manual_clock(&self) -> bool {
@@ -323,17 +333,18 @@ impl Core {
     fn finish_closing(&mut self, now: Duration) {
         let Some(since) = self.closing_since else { return };
         let over = now.saturating_sub(since) >= self.config.grace;
-        for index in 0..self.lanes.len() {
-            let idle = |lane: &Lane| lane.queues.iter().all(|queue| queue.waited_for() == 0);
-            if over || self.lanes.get(index).is_some_and(idle) {
-                self.end(index, Fault::Shutdown, DeviceState::Closed);
+        let Self { lanes, fds, .. } = self;
+        for lane in lanes {
+            if over || lane.is_recovering() || lane.waited_for() == 0 {
+                lane.shut_down(fds);
             }
         }
+        self.signal_fds();
     }
 
     /// Whether all devices are stopped.
     pub(crate) fn is_over(&self) -> bool {
-        self.lanes.iter().all(|lane| lane.ended)
+        self.lanes.iter().all(Lane::has_ended)
     }
 
     /// Whether closing is under way: time matters then, even without work.
@@ -349,11 +360,13 @@ impl Core {
             // (E): flag and fence first, then everything is looked at once more. An ended device's
             // too: a shutdown comes that way.
             engine.wake().prepare();
-            if lane.ended {
+            if lane.has_ended() {
                 continue;
             }
+            quiet &= lane.inner().software.len() == 0;
             quiet &= !lane.device.inner().has_messages.load(Ordering::Relaxed);
-            for queue in &mut lane.queues {
+            let running = lane.is_running();
+            for queue in lane.queues.iter_mut().filter(|_| running) {
                 let ring = queue.side.completer.ring();
                 if !ring.arm() {
                     quiet = false;
@@ -361,7 +374,7 @@ impl Core {
                     queue.suspicious = ring.in_flight() == 0;
                 }
             }
-            quiet &= !engine.control_pending() || engine.arm_control();
+            quiet &= !lane.is_running() || !engine.control_pending() || engine.arm_control();
         }
         quiet
     }
@@ -369,7 +382,7 @@ impl Core {
     fn disarm(&mut self) {
         for lane in &mut self.lanes {
             lane.device.inner().engine().wake().awake();
-            if lane.ended {
+            if !lane.is_running() {
                 continue;
             }
             for queue in &mut lane.queues {
@@ -380,7 +393,10 @@ impl Core {
 
     /// How long a sleep may be: until the next tick while anything is under way, for ever if not.
     fn sleep_limit(&self) -> Option<Duration> {
-        let live = || self.lanes.iter().filter(|lane| !lane.ended);
+        if self.lanes.iter().any(Lane::is_recovering) {
+            return Some(Duration::from_millis(1));
+        }
+        let live = || self.lanes.iter().filter(|lane| lane.is_running());
         let busy = live().any(|lane| {
             lane.inner().engine().control_pending() || lane.queues.iter().any(|queue| queue.in_flight() > 0)
         });
@@ -413,13 +429,13 @@ impl Core {
             let mut unhealthy = Vec::new();
             let result = waiter.wait(limit, |number| {
                 let Some((index, source)) = sources.get(number).copied() else { return };
-                let Some(lane) = lanes.get(index).filter(|lane| !lane.ended) else { return };
+                let Some(lane) = lanes.get(index).filter(|lane| lane.is_running()) else { return };
                 let engine = lane.inner().engine();
                 let checked = match source {
                     Source::Wake => Ok(()),
                     Source::Completions => engine.acknowledge_interrupts(),
                     Source::Config => engine.check_health(),
-                    Source::Removal => Err(Error::Down(GOING)),
+                    Source::Removal => Err(GOING),
                 };
                 if let Err(error) = checked {
                     unhealthy.push((index, error));
@@ -440,7 +456,7 @@ impl Core {
 
     /// Completions that the devices have announced and that are not taken yet.
     pub(crate) fn ready(&mut self) -> u64 {
-        let live = self.lanes.iter_mut().filter(|lane| !lane.ended && !lane.inner().is_child());
+        let live = self.lanes.iter_mut().filter(|lane| lane.is_running() && !lane.inner().is_child());
         live.flat_map(|lane| &mut lane.queues)
             .map(|queue| u64::from(queue.side.completer.ring().ready()))
             .sum()
@@ -448,8 +464,7 @@ impl Core {
 
     /// Requests that somebody waits for.
     pub(crate) fn in_flight(&self) -> u64 {
-        let live = self.lanes.iter().filter(|lane| !lane.ended);
-        live.flat_map(|lane| &lane.queues).map(|queue| u64::from(queue.waited_for())).sum()
+        self.lanes.iter().filter(|lane| !lane.has_ended()).map(Lane::waited_for).sum()
     }
 }
 

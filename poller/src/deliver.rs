@@ -118,12 +118,12 @@ fn given_up(claim: ContextClaim, body: Box<Body>, tally: &mut Tally) {
 pub(crate) fn deliver_caught(
     claim: ContextClaim,
     body: Box<Body>,
-    fault: Fault,
+    outcome: Result<Answer, Fault>,
     tally: &mut Tally,
     fds: &mut Vec<Arc<EventFd>>,
 ) {
     tally.entries += 1;
-    let called = catch_unwind(AssertUnwindSafe(|| deliver(claim, body, Err(fault), tally, fds)));
+    let called = catch_unwind(AssertUnwindSafe(|| deliver(claim, body, outcome, tally, fds)));
     if called.is_err() {
         tally.panics += 1;
     }
@@ -167,11 +167,11 @@ impl Tally {
             device.leaked_bytes.fetch_add(bytes, Ordering::Relaxed);
             if let Some(claim) = claim {
                 let told = body.without_buffers();
-                deliver_caught(claim, told, fault, self, fds);
+                deliver_caught(claim, told, Err(fault), self, fds);
             }
             std::mem::forget(body);
         } else if let Some(claim) = claim {
-            deliver_caught(claim, body, fault, self, fds);
+            deliver_caught(claim, body, Err(fault), self, fds);
         }
     }
 }

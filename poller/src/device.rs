@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 use crossbeam_queue::SegQueue;
 use crossbeam_utils::CachePadded;
 use ringbell_drivers::address::Address;
+use ringbell_drivers::claim::Mailbox;
 use ringbell_drivers::dma::{DmaBuffer, ForkPage, Secret};
-use ringbell_drivers::engine::{Capabilities, Cipher, Direction, Engine, SessionSpec};
+use ringbell_drivers::engine::{Capabilities, Cipher, Direction, Engine, Revive, SessionSpec};
 use ringbell_drivers::pci::PciFunction;
 use ringbell_drivers::vfio::VfioFunction;
-use ringbell_drivers::virtio_crypto::{DataCompleter, DataSubmitter, VirtioCrypto};
+use ringbell_drivers::virtio_crypto::{DataCompleter, DataQueue, DataSubmitter, VirtioCrypto};
 use ringbell_drivers::{Error, Result};
 
 use crate::config::DeviceOptions;
@@ -22,6 +23,7 @@ use crate::deliver::Withdrawn;
 use crate::key::{CipherKey, KeyInner};
 use crate::owned::{self, OwnedQueue};
 use crate::request::{InFlight, Reason, Refused, Request};
+use crate::software::Software;
 use crate::state::{DeviceState, StateCell};
 use crate::stats::{Counter, QueueCounters, Stats};
 
@@ -29,6 +31,31 @@ use crate::stats::{Counter, QueueCounters, Stats};
 pub(crate) struct SubmitSide {
     pub(crate) submitter: DataSubmitter<InFlight>,
     pub(crate) counters: Arc<QueueCounters>,
+    /// Number of the queue.
+    index: usize,
+}
+
+impl SubmitSide {
+    /// Takes the queue's new submit half after a recovery, if there is one. The old rings go with the
+    /// old half.
+    #[cold]
+    pub(crate) fn renew(&mut self, device: &Inner) -> bool {
+        match device.renewed.get(self.index).and_then(Mailbox::take) {
+            Some(submitter) => {
+                self.submitter = *submitter;
+                true
+            }
+            None => false,
+        }
+    }
+}
+
+/// Why a closed queue does not take a request.
+#[derive(Clone, Copy)]
+pub(crate) enum Shut {
+    For(Reason),
+    /// The device is failed and software does its work.
+    Software,
 }
 
 /// The complete half of a queue, on its way to a poller.
@@ -45,7 +72,7 @@ pub(crate) enum Message {
 
 /// A device in use.
 pub(crate) struct Inner {
-    engine: Arc<dyn Engine>,
+    engine: Arc<dyn Revive<DataQueue<InFlight>>>,
     generation: Arc<ForkPage>,
     max_request: u64,
     /// `None` where a queue is owned.
@@ -59,6 +86,13 @@ pub(crate) struct Inner {
     pub(crate) messages: SegQueue<Message>,
     pub(crate) has_messages: AtomicBool,
     pub(crate) state: StateCell,
+    /// The submit halves of fresh rings after a recovery, until each queue's owner takes its own.
+    pub(crate) renewed: Box<[Mailbox<DataSubmitter<InFlight>>]>,
+    pub(crate) software: Software,
+    /// The poller is being shut down.
+    pub(crate) closing: AtomicBool,
+    pub(crate) faults: AtomicU64,
+    pub(crate) recoveries: AtomicU64,
     pub(crate) leaked_bytes: AtomicU64,
 }
 
@@ -126,17 +160,23 @@ impl Device {
         let mut shared = Vec::with_capacity(queues.len());
         let mut completers = Vec::with_capacity(queues.len());
         let mut all_counters = Vec::with_capacity(queues.len());
-        for (submitter, completer) in queues {
+        for (index, (submitter, completer)) in queues.into_iter().enumerate() {
             let counters = Arc::new(QueueCounters::default());
             all_counters.push(Arc::clone(&counters));
-            let side = SubmitSide { submitter, counters: Arc::clone(&counters) };
+            let side = SubmitSide { submitter, counters: Arc::clone(&counters), index };
             shared.push(CachePadded::new(Mutex::new(Some(side))));
             completers.push(CompleteSide { completer, counters });
         }
+        let slots = shared.len() * engine.capabilities().queue_depth as usize;
         Ok(Self(Arc::new(Inner {
             generation: Arc::clone(engine.generation()),
             max_request: engine.capabilities().max_request,
             engine,
+            renewed: shared.iter().map(|_| Mailbox::default()).collect(),
+            software: Software::new(slots),
+            closing: AtomicBool::new(false),
+            faults: AtomicU64::new(0),
+            recoveries: AtomicU64::new(0),
             shared: shared.into(),
             counters: all_counters,
             eagain: Counter::default(),
@@ -300,6 +340,11 @@ impl Device {
         }
         stats.eagain += self.0.eagain.get();
         stats.refused += self.0.refused.get();
+        stats.add(&self.0.software.counters);
+        stats.failed_over = self.0.software.counters.complete.completed.get();
+        stats.faults = self.0.faults.load(Ordering::Relaxed);
+        stats.recoveries = self.0.recoveries.load(Ordering::Relaxed) + self.0.engine.sessions_restored();
+        stats.stray_writes = self.0.engine.arena().stray_writes();
         stats.leaked_bytes = self.0.leaked_bytes.load(Ordering::Relaxed);
         stats
     }
@@ -318,6 +363,32 @@ impl Inner {
     #[inline]
     pub(crate) fn engine(&self) -> &dyn Engine {
         &*self.engine
+    }
+
+    /// Fresh queues; see [`Revive`].
+    pub(crate) fn revive(&self) -> Result<Vec<DataQueue<InFlight>>> {
+        self.engine.revive()
+    }
+
+    pub(crate) fn counters(&self, index: usize) -> Option<Arc<QueueCounters>> {
+        self.counters.get(index).cloned()
+    }
+
+    /// Why a queue that is closed, and for which there is no new half, takes nothing.
+    #[cold]
+    pub(crate) fn why_shut(&self) -> Shut {
+        if self.closing.load(Ordering::Acquire) {
+            return Shut::For(Reason::DeviceDown);
+        }
+        match self.state.get() {
+            DeviceState::Closed => Shut::For(Reason::DeviceDown),
+            DeviceState::Failed if self.software.is_open() => Shut::Software,
+            DeviceState::Failed => Shut::For(Reason::DeviceDown),
+            // Or the recovery is over since the look at the queue: the next try finds it.
+            DeviceState::Resetting | DeviceState::Ready | DeviceState::Suspect => {
+                Shut::For(Reason::Resetting)
+            }
+        }
     }
 
     #[inline]

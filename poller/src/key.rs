@@ -63,7 +63,11 @@ impl CipherKey {
     /// # Errors
     /// As for [`prepare`](Self::prepare).
     pub fn prepare_for(&self, direction: Direction, limit: Duration) -> Result<()> {
-        self.0.device.inner().engine().prepare_session(self.0.session(direction), limit)
+        let device = self.0.device.inner();
+        if device.software.is_open() {
+            return Ok(()); // It needs no session.
+        }
+        device.engine().prepare_session(self.0.session(direction), limit)
     }
 
     /// A request that encrypts `data` in place. There is no padding: lengths are whole blocks (but

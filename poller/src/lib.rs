@@ -70,6 +70,7 @@ mod manual;
 mod owned;
 mod queue_lane;
 mod request;
+mod software;
 mod state;
 mod stats;
 mod thread;

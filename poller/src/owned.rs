@@ -8,7 +8,7 @@ use ringbell_drivers::virtqueue::Closed;
 
 use crate::context::{Status, Target};
 use crate::deliver::Withdrawn;
-use crate::device::{Inner, SubmitSide};
+use crate::device::{Inner, Shut, SubmitSide};
 use crate::request::{InFlight, Reason, Refused, Request};
 
 /// A queue that one thread has for itself: bursts without a lock.
@@ -65,7 +65,7 @@ impl OwnedQueue {
     #[inline(always)]
     pub fn burst<R>(&mut self, f: impl FnOnce(&mut OwnedBurst<'_, '_, '_>) -> R) -> R {
         let (device, side) = self.parts();
-        let down = side.submitter.check().err().map(Reason::from);
+        let down = side.open(device).err();
         let before = side.submitter.accepted();
         // Settles in its Drop: also when `f` panics, after what it had submitted was published.
         let mut settle = Settle { device, side, before, refused: Refusals::default() };
@@ -95,11 +95,13 @@ impl Drop for Settle<'_> {
     }
 }
 
-impl From<Closed> for Reason {
-    fn from(closed: Closed) -> Self {
-        match closed {
-            Closed::Queue => Self::DeviceDown,
-            Closed::Fork => Self::Forked,
+impl Shut {
+    /// What becomes of a request that the queue does not take.
+    #[cold]
+    fn submit<T: Target>(self, device: &Inner, request: Request, ctx: &T) -> Result<(), Refused> {
+        match self {
+            Self::For(reason) => Err(refuse(request, ctx, reason)),
+            Self::Software => device.software.submit(device, request, ctx),
         }
     }
 }
@@ -149,6 +151,34 @@ impl Refusals {
 }
 
 impl SubmitSide {
+    /// Whether the queue takes requests: also after a recovery, on its new rings.
+    #[inline(always)]
+    fn open(&mut self, device: &Inner) -> Result<(), Shut> {
+        match self.submitter.check() {
+            Ok(()) => Ok(()),
+            Err(closed) => self.open_again(closed, device),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn open_again(&mut self, closed: Closed, device: &Inner) -> Result<(), Shut> {
+        if closed == Closed::Fork {
+            return Err(Shut::For(Reason::Forked));
+        }
+        // Twice: the new half may have come between the two looks.
+        for _ in 0..2 {
+            if self.renew(device) && self.submitter.check().is_ok() {
+                return Ok(());
+            }
+            match device.why_shut() {
+                Shut::For(Reason::Resetting) => {}
+                shut => return Err(shut),
+            }
+        }
+        Err(Shut::For(Reason::Resetting))
+    }
+
     /// Counts what has been published since the queue had accepted `before`.
     #[inline(always)]
     fn count_accepted(&self, before: u64) {
@@ -161,7 +191,7 @@ pub struct OwnedBurst<'a, 'b, 'c> {
     ring: &'a mut CipherBurst<'b, 'c, InFlight>,
     device: &'a Inner,
     /// Why nothing may be pushed: the queue is closed.
-    down: Option<Reason>,
+    down: Option<Shut>,
     refused: &'a mut Refusals,
 }
 
@@ -174,7 +204,7 @@ impl OwnedBurst<'_, '_, '_> {
     pub fn submit<T: Target>(&mut self, request: Request, ctx: &T) -> Result<(), Refused> {
         let result = match self.down {
             None => push(self.device, self.ring, request, ctx),
-            Some(reason) => Err(refuse(request, ctx, reason)),
+            Some(shut) => shut.submit(self.device, request, ctx),
         };
         if let Err(refused) = &result {
             self.refused.count(refused.reason());
@@ -207,7 +237,7 @@ fn push<T: Target>(
         return Err(Refused::new(request, Reason::ContextBusy));
     };
     let claim = claim.0;
-    let body = request.0;
+    let mut body = request.0;
     let reason = 'refuse: {
         if let Some(reason) = body.invalid() {
             break 'refuse reason;
@@ -219,6 +249,7 @@ fn push<T: Target>(
         let Some(mut vacancy) = ring.vacancy() else { break 'refuse Reason::RingFull };
         // Before the request is published, so that an ERR that follows at once is not overwritten.
         claim.set_status(Status::Ok);
+        body.use_session(session_id);
         vacancy.write(body.job(), session_id);
         vacancy.commit(InFlight { claim: Some(claim), body });
         return Ok(());
@@ -243,8 +274,8 @@ pub(crate) fn submit_one<T: Target>(
     request: Request,
     ctx: &T,
 ) -> Result<(), Refused> {
-    if let Err(closed) = side.submitter.check() {
-        return Err(refuse(request, ctx, closed.into()));
+    if let Err(shut) = side.open(device) {
+        return shut.submit(device, request, ctx);
     }
     let before = side.submitter.accepted();
     let outcome = side.submitter.burst_unchecked(|ring| push(device, ring, request, ctx));

@@ -41,6 +41,22 @@ impl QueueLane {
         self.in_flight().saturating_sub(self.quarantined)
     }
 
+    /// Ends those in flight early whose claim `choose` wants. Returns how many were delivered.
+    pub(crate) fn end_where(
+        &mut self,
+        fault: Fault,
+        fds: &mut Vec<Arc<EventFd>>,
+        choose: impl Fn(&ContextClaim) -> bool,
+    ) -> u64 {
+        let mut found = Vec::new();
+        self.side.completer.ring().for_each_in_flight(|entry| {
+            if let Some(claim) = entry.claim.take_if(|claim| choose(claim)) {
+                found.push((claim, entry.body.without_buffers()));
+            }
+        });
+        if found.is_empty() { 0 } else { self.end_early(found, fault, fds) }
+    }
+
     /// Ends requests early: their claims were taken out, their buffers stay. Returns how many were
     /// delivered; the others had been given up.
     pub(crate) fn end_early(
@@ -53,7 +69,7 @@ impl QueueLane {
         self.quarantined += ended.len() as u32;
         self.side.counters.complete.quarantined.set(self.quarantined.into());
         for (claim, body) in ended {
-            deliver_caught(claim, body, fault, &mut tally, fds);
+            deliver_caught(claim, body, Err(fault), &mut tally, fds);
         }
         tally.add_to(&self.side.counters);
         tally.errors
@@ -178,6 +194,9 @@ fn one(entry: InFlight, status: DeviceStatus, tally: &mut Tally, fds: &mut Vec<A
 #[cold]
 #[inline(never)]
 fn one_rare(entry: InFlight, status: DeviceStatus, tally: &mut Tally, fds: &mut Vec<Arc<EventFd>>) {
+    if status == DeviceStatus::InvalidSession {
+        entry.body.session_lost();
+    }
     match entry.claim {
         Some(claim) => deliver(claim, entry.body, outcome(status), tally, fds),
         // It has ended early; now its buffers are back.

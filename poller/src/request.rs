@@ -19,6 +19,10 @@ pub(crate) struct Body {
     /// Address of the device's `Inner`, only ever compared. `key` keeps it from being reused.
     device: usize,
     session: Arc<Session>,
+    /// The device's id of the session when it was submitted.
+    used_session: u64,
+    /// It was done by software.
+    by_software: bool,
     /// Why it can never be accepted.
     invalid: Option<Reason>,
     pub(crate) outcome: Result<Answer, Fault>,
@@ -53,6 +57,40 @@ impl Body {
         self.session.live_id()
     }
 
+    /// Keeps the id that it is submitted with.
+    #[inline(always)]
+    pub(crate) fn use_session(&mut self, id: u64) {
+        self.used_session = id;
+    }
+
+    /// The device did not know the session.
+    #[cold]
+    pub(crate) fn session_lost(&self) {
+        self.key.device.inner().engine().session_lost(&self.session, self.used_session);
+    }
+
+    /// Whether its input is there still when the device has been stopped in the middle of it.
+    pub(crate) fn has_kept_input(&self) -> bool {
+        self.destination.is_some()
+    }
+
+    /// Does the operation on this thread. False where there is no software for it.
+    #[cfg(feature = "failover")]
+    pub(crate) fn do_by_software(&mut self) -> bool {
+        self.by_software = true;
+        let spec = self.session.spec();
+        let iv = &self.iv[..spec.cipher.iv_len()];
+        let Some(source) = &mut self.source else { return false };
+        let data: &mut [u8] = match &mut self.destination {
+            Some(destination) => {
+                destination.copy_from_slice(source);
+                destination
+            }
+            None => source,
+        };
+        crate::software::compute(spec.cipher, spec.direction, &spec.key, iv, data).is_some()
+    }
+
     /// Without a live session: starts its creation where it is absent, and says why there is none.
     #[cold]
     pub(crate) fn without_session(&self, device: &Inner) -> Reason {
@@ -80,6 +118,8 @@ impl Body {
             job: self.job,
             device: self.device,
             session: Arc::clone(&self.session),
+            used_session: self.used_session,
+            by_software: false,
             invalid: Some(Reason::NoData),
             outcome: self.outcome,
             direction: self.direction,
@@ -168,6 +208,8 @@ impl Request {
             job: CipherJob::default(),
             device: Arc::as_ptr(key.device.inner()).addr(),
             session: Arc::clone(key.session(direction)),
+            used_session: 0,
+            by_software: false,
             invalid: None,
             outcome: Ok(Answer::Yes),
             direction,
@@ -315,6 +357,12 @@ impl Completion {
         self.0.outcome
     }
 
+    /// Whether it was done by software, because its device is failed
+    /// ([`PollerConfig::failover`](crate::PollerConfig::failover)).
+    pub fn by_software(&self) -> bool {
+        self.0.by_software
+    }
+
     /// The request, to look at its output.
     pub fn request(&self) -> RequestRef<'_> {
         RequestRef(&self.0)
@@ -374,6 +422,8 @@ pub enum Reason {
     NoSharedQueue,
     /// The device refuses the session.
     SessionRefused,
+    /// The device had a fault and is being brought back.
+    Resetting,
     /// The device is failed or closed.
     DeviceDown,
     /// This process is a forked child of the one that opened the device.
@@ -384,7 +434,7 @@ impl Reason {
     /// The status that says the same.
     pub fn status(self) -> Status {
         match self {
-            Self::RingFull | Self::SessionPending => Status::Eagain,
+            Self::RingFull | Self::SessionPending | Self::Resetting => Status::Eagain,
             _ => Status::Err,
         }
     }
@@ -448,6 +498,7 @@ impl Refused {
                 Error::Invalid("all queues of the device are owned; submit to one of those".to_owned())
             }
             Reason::SessionRefused => Error::Invalid(format!("the device refuses a session for {cipher}")),
+            Reason::Resetting => Error::NoRoom("the request: the device is being reset"),
             Reason::DeviceDown => Error::Down("failed or closed"),
             Reason::Forked => Error::Forked,
         }

@@ -11,10 +11,13 @@ pub enum DeviceState {
     Ready = 0,
     /// A request was not answered in time; others are.
     Suspect = 1,
-    /// It had a fault: everything answers `ERR` at once.
-    Failed = 2,
+    /// It had a fault and is being brought back: submits answer `EAGAIN`.
+    Resetting = 2,
+    /// It did not come back: everything answers `ERR` at once (or is done by software, where that was
+    /// asked for: [`PollerConfig::failover`](crate::PollerConfig::failover)).
+    Failed = 3,
     /// Its poller was shut down: everything answers `ERR` at once.
-    Closed = 3,
+    Closed = 4,
 }
 
 /// The state in a cell.
@@ -30,7 +33,8 @@ impl StateCell {
         match self.0.load(Ordering::Acquire) {
             0 => DeviceState::Ready,
             1 => DeviceState::Suspect,
-            2 => DeviceState::Failed,
+            2 => DeviceState::Resetting,
+            3 => DeviceState::Failed,
             _ => DeviceState::Closed,
         }
     }

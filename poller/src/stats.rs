@@ -89,8 +89,16 @@ pub struct Stats {
     pub panics: u64,
     /// Callbacks that were too slow.
     pub slow_callbacks: u64,
-    /// Times that the device was brought back after a fault.
+    /// Faults of the device.
+    pub faults: u64,
+    /// Times that the device was brought back after a fault, or that a session that it had lost was
+    /// created again.
     pub recoveries: u64,
+    /// Requests done by software (among the completed).
+    pub failed_over: u64,
+    /// Times that free DMA memory was found to have been written; always 0 without
+    /// [`DeviceOptions::check_memory`](crate::DeviceOptions::check_memory).
+    pub stray_writes: u64,
     /// Bytes of DMA memory that are kept for good because a device could not be stopped.
     pub leaked_bytes: u64,
 }

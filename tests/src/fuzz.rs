@@ -47,6 +47,7 @@ pub fn hostile_device(data: &[u8]) {
         control_timeout: Duration::from_micros(200),
         indirect: bytes.byte() & 1 == 0,
         event_idx: bytes.byte() & 1 == 0,
+        check_memory: true,
     };
     let Ok(device) = Device::from_function(Arc::clone(&function) as Arc<dyn PciFunction>, &options) else {
         return;

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use offset_allocator::{Allocation, Allocator};
@@ -28,11 +28,15 @@ pub struct ArenaOptions {
     pub bytes: usize,
     /// Try huge pages first. True by default; the log tells when there are none.
     pub huge_pages: bool,
+    /// Fill memory that is free with a pattern, and check that when it is handed out again: a device
+    /// that writes to what it was told to leave is found ([`Arena::stray_writes`]). It costs a pass
+    /// over each buffer. False by default.
+    pub check: bool,
 }
 
 impl Default for ArenaOptions {
     fn default() -> Self {
-        Self { bytes: DEFAULT_ARENA_BYTES, huge_pages: true }
+        Self { bytes: DEFAULT_ARENA_BYTES, huge_pages: true, check: false }
     }
 }
 
@@ -48,7 +52,22 @@ pub struct Arena {
     room: Arc<Room>,
     /// The device cannot reach it any more.
     cut_off: AtomicBool,
+    /// Pieces that are kept for the driver: rings come and go with recoveries.
+    reserve: Mutex<Vec<Piece>>,
+    check: bool,
+    stray_writes: AtomicU64,
 }
+
+/// A piece of the memory: where it stands, and how many bytes it has.
+#[derive(Clone, Copy)]
+struct Piece {
+    cut: usize,
+    allocation: Allocation<u32>,
+    capacity: usize,
+}
+
+/// What free memory is filled with where it is checked.
+const FREE: u8 = 0xd5;
 
 /// A segment and the allocator of its units.
 struct Cut {
@@ -104,14 +123,49 @@ impl Arena {
             segments = mapping.segments.len(),
             "DMA arena mapped"
         );
-        Ok(Arc::new(Self {
+        let arena = Arc::new(Self {
             memory: std::mem::ManuallyDrop::new(memory),
             mapping,
             function,
             cuts: Mutex::new(cuts),
             room,
             cut_off: AtomicBool::new(false),
-        }))
+            reserve: Mutex::default(),
+            check: options.check,
+            stray_writes: AtomicU64::new(0),
+        });
+        arena.poison(0, arena.memory.len());
+        Ok(arena)
+    }
+
+    /// How often free memory was found to have been written: by the device, which had no business
+    /// there. Always 0 without [`ArenaOptions::check`].
+    pub fn stray_writes(&self) -> u64 {
+        self.stray_writes.load(Ordering::Relaxed)
+    }
+
+    /// Fills memory that nobody has.
+    fn poison(&self, offset: usize, len: usize) {
+        if self.check {
+            let _ = self.memory.write(offset, &vec![FREE; len]);
+        }
+    }
+
+    /// Whether memory that was free is as it was left.
+    fn check(&self, offset: usize, len: usize) {
+        if !self.check {
+            return;
+        }
+        let mut bytes = vec![0; len];
+        let _ = self.memory.read(offset, &mut bytes);
+        if let Some(first) = bytes.iter().position(|byte| *byte != FREE) {
+            self.stray_writes.fetch_add(1, Ordering::Relaxed);
+            tracing::error!(
+                device = self.function.address(),
+                offset = offset + first,
+                "free DMA memory was written: the device writes where it must not"
+            );
+        }
     }
 
     /// Takes the memory away from the device while buffers are still in use: where the device can
@@ -183,21 +237,14 @@ impl Arena {
                 continue;
             }
             possible = true;
-            let Some(piece) = cut.allocator.allocate(units) else { continue };
-            let within = piece.offset as usize * UNIT;
-            let capacity = units as usize * UNIT;
-            let Some(pointer) = self.memory.pointer(cut.offset + within, capacity) else {
+            let Some(allocation) = cut.allocator.allocate(units) else { continue };
+            let piece = Piece { cut: index, allocation, capacity: units as usize * UNIT };
+            let Some(buffer) = self.over(cut, piece, len) else {
                 break; // The segment was checked against the memory: this cannot be.
             };
-            return Ok(DmaBuffer {
-                arena: Arc::clone(self),
-                pointer,
-                len,
-                capacity,
-                iova: cut.iova + within as u64,
-                piece,
-                cut: index,
-            });
+            drop(cuts);
+            self.check(buffer.offset(), piece.capacity);
+            return Ok(buffer);
         }
         drop(cuts);
         if possible {
@@ -211,9 +258,55 @@ impl Arena {
         }
     }
 
-    fn give_back(&self, cut: usize, piece: Allocation<u32>) {
-        if let Some(cut) = self.lock().get_mut(cut) {
-            cut.allocator.free(piece);
+    /// The buffer over a piece.
+    fn over(self: &Arc<Self>, cut: &Cut, piece: Piece, len: usize) -> Option<DmaBuffer> {
+        let within = piece.allocation.offset as usize * UNIT;
+        let pointer = self.memory.pointer(cut.offset + within, piece.capacity)?;
+        let iova = cut.iova + within as u64;
+        Some(DmaBuffer { arena: Arc::clone(self), pointer, len, iova, piece, reserved: false })
+    }
+
+    /// As [`buffer`](Self::buffer), for the driver's own rings: dropped, its memory is kept for the
+    /// next one of that size. So there is always memory for fresh rings, if there was once.
+    ///
+    /// # Errors
+    /// As for [`buffer`](Self::buffer).
+    pub(crate) fn reserved(self: &Arc<Self>, len: usize) -> Result<DmaBuffer> {
+        let capacity = len.div_ceil(UNIT).max(1) * UNIT;
+        let kept = {
+            let mut reserve = self.reserve();
+            let place = reserve.iter().position(|piece| piece.capacity == capacity);
+            place.map(|place| reserve.swap_remove(place))
+        };
+        let buffer = match kept {
+            Some(piece) => {
+                let cuts = self.lock();
+                let buffer = cuts.get(piece.cut).and_then(|cut| self.over(cut, piece, len));
+                drop(cuts);
+                if let Some(buffer) = &buffer {
+                    self.check(buffer.offset(), capacity);
+                }
+                buffer
+            }
+            None => Some(self.buffer(len)?),
+        };
+        let mut buffer = buffer.ok_or(Error::NoRoom("the device's rings"))?;
+        buffer.reserved = true;
+        Ok(buffer)
+    }
+
+    fn reserve(&self) -> std::sync::MutexGuard<'_, Vec<Piece>> {
+        self.reserve.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn give_back(&self, buffer: &DmaBuffer) {
+        let piece = buffer.piece;
+        self.poison(buffer.offset(), piece.capacity);
+        if buffer.reserved {
+            return self.reserve().push(piece);
+        }
+        if let Some(cut) = self.lock().get_mut(piece.cut) {
+            cut.allocator.free(piece.allocation);
         }
         self.room.announce();
     }
@@ -254,10 +347,10 @@ pub struct DmaBuffer {
     arena: Arc<Arena>,
     pointer: NonNull<u8>,
     len: usize,
-    capacity: usize,
     iova: u64,
-    piece: Allocation<u32>,
-    cut: usize,
+    piece: Piece,
+    /// For the driver's rings.
+    reserved: bool,
 }
 
 // SAFETY: a buffer is the only owner of its piece, like a Vec; the arena is shared and locked.
@@ -275,7 +368,7 @@ impl DmaBuffer {
     /// The most bytes that [`set_len`](Self::set_len) accepts.
     #[inline]
     pub fn capacity(&self) -> usize {
-        self.capacity
+        self.piece.capacity
     }
 
     /// Bytes of the buffer: what `len` of the slice is, without a look at the fork generation.
@@ -289,14 +382,19 @@ impl DmaBuffer {
     /// # Errors
     /// [`Error::Invalid`] above the [`capacity`](Self::capacity).
     pub fn set_len(&mut self, len: usize) -> Result<()> {
-        if len > self.capacity {
+        if len > self.piece.capacity {
             return Err(Error::Invalid(format!(
                 "a buffer of {} bytes cannot be made {len} bytes long",
-                self.capacity
+                self.piece.capacity
             )));
         }
         self.len = len;
         Ok(())
+    }
+
+    /// Where it stands in the arena's memory.
+    fn offset(&self) -> usize {
+        self.pointer.as_ptr().addr() - self.arena.memory.start()
     }
 
     /// First byte, for descriptors of the crate's own.
@@ -342,7 +440,7 @@ impl Drop for DmaBuffer {
     fn drop(&mut self) {
         // In a forked child the arena's lock may be held by a thread that does not exist there.
         if !self.arena.memory.is_inherited() {
-            self.arena.give_back(self.cut, self.piece);
+            self.arena.give_back(self);
         }
     }
 }
@@ -350,6 +448,6 @@ impl Drop for DmaBuffer {
 impl fmt::Debug for DmaBuffer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Never the contents: they may be secret.
-        write!(f, "DmaBuffer({} of {} bytes at {:#x})", self.len, self.capacity, self.iova)
+        write!(f, "DmaBuffer({} of {} bytes at {:#x})", self.len, self.piece.capacity, self.iova)
     }
 }

@@ -39,12 +39,16 @@ impl ForkPage {
         self.words.get(index)
     }
 
-    /// The epoch word `index` (1..512), set to its first epoch; `None` where there are no more.
+    /// The epoch word `index` (1..512), set to its first epoch, or to the next one where it has been
+    /// in use: whoever works under an earlier one finds it closed. `None` where there are no more.
     pub fn epoch(self: &Arc<Self>, index: usize) -> Option<Epoch> {
         if index == 0 || index >= WORDS {
             return None;
         }
-        self.word(index).store(Epoch::FIRST, Ordering::Relaxed);
+        let word = self.word(index);
+        let next = Epoch::number(word.load(Ordering::Relaxed)) + Epoch::FIRST;
+        // Release: who sees the new epoch sees that the old one was collected.
+        word.store(next, Ordering::Release);
         Some(Epoch { page: Arc::clone(self), index })
     }
 }
@@ -73,6 +77,17 @@ impl Epoch {
     /// The memory of what was in flight may still be written by the device.
     pub const KEPT: u64 = 4;
 
+    /// The number of the epoch in a word, without its bits.
+    const fn number(word: u64) -> u64 {
+        word & !(Self::FIRST - 1)
+    }
+
+    /// Whether the epoch that began as `first` is over, or is being collected, now that the word is
+    /// `word`.
+    pub(crate) const fn is_reaped(first: u64, word: u64) -> bool {
+        word & Self::REAPED != 0 || Self::number(word) != Self::number(first)
+    }
+
     /// The word.
     #[inline]
     pub(crate) fn word(&self) -> &AtomicU64 {
@@ -91,7 +106,8 @@ impl Epoch {
     /// before it could see the new word is visible to the caller afterwards.
     pub(crate) fn mark(&self, bits: u64) {
         let epoch = self.word().load(Ordering::Relaxed);
-        self.word().store(epoch | bits, Ordering::Relaxed);
+        // Release: who finds the queue closed sees why, which was stored before.
+        self.word().store(epoch | bits, Ordering::Release);
         crate::primitive::atomic::fence(Ordering::SeqCst);
     }
 }

@@ -164,6 +164,11 @@ impl SharedMemory {
         self.huge
     }
 
+    /// Address of the first byte, to be compared only.
+    pub(crate) fn start(&self) -> usize {
+        self.base.as_ptr().addr()
+    }
+
     /// Pointer to `len` bytes at `offset`, where they are inside.
     #[inline]
     pub(crate) fn pointer(&self, offset: usize, len: usize) -> Option<NonNull<u8>> {

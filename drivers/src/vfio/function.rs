@@ -127,7 +127,7 @@ impl VfioFunction {
         match (self.is_gone()?, on) {
             // What is gone does no DMA.
             (true, false) => Ok(()),
-            (true, true) => Err(Error::Down("gone: its config space reads as all ones")),
+            (true, true) => Err(Error::Gone("its config space reads as all ones")),
             (false, _) if taken => Ok(()),
             (false, _) => Err(Error::NotUsable {
                 device: self.address.clone(),

@@ -45,6 +45,19 @@ pub struct Transport {
     select: Mutex<()>,
 }
 
+/// What a function that is not there answers.
+const ALL_ONES: u8 = 0xff;
+const GONE: Error = Error::Gone("its registers read as all ones");
+const RESETTING: &str = "finish its reset";
+
+/// The BARs answer only with memory decoding on (PCI 3.0, 6.2.2).
+fn enable_memory(function: &dyn PciFunction) -> Result<()> {
+    let mut command = [0; 2];
+    function.read_config(config::COMMAND, &mut command)?;
+    let on = u16::from_le_bytes(command) | config::COMMAND_MEMORY;
+    function.write_config(config::COMMAND, &on.to_le_bytes())
+}
+
 /// How a queue is told to the device.
 #[derive(Clone, Copy, Debug)]
 pub struct QueueSetup {
@@ -77,11 +90,7 @@ impl Transport {
                 "it is {vendor:04x}:{id:04x}, this driver is for {VIRTIO_VENDOR:04x}:{wanted:04x}"
             )));
         }
-        // The BARs answer only with memory decoding on (PCI 3.0, 6.2.2).
-        let mut command = [0; 2];
-        function.read_config(config::COMMAND, &mut command)?;
-        let on = u16::from_le_bytes(command) | config::COMMAND_MEMORY;
-        function.write_config(config::COMMAND, &on.to_le_bytes())?;
+        enable_memory(&*function)?;
         let mut found: [Option<(Structure, u16)>; 5] = [None; 5];
         for capability in Capabilities::read(&*function)?.iter() {
             if capability.id != config::CAP_VENDOR {
@@ -176,9 +185,56 @@ impl Transport {
     /// # Errors
     /// [`Error::Timeout`] after `limit`, or the function's.
     pub fn reset(&self, limit: Duration) -> Result<()> {
-        self.set_status(0)?;
-        let what = "finish its reset";
-        wait_until(limit, what, || Ok(self.status()? == 0))
+        self.begin_reset()?;
+        wait_until(limit, RESETTING, || self.is_reset())
+    }
+
+    /// Tells the device to reset. Never waits: see [`is_reset`](Self::is_reset).
+    ///
+    /// # Errors
+    /// The function's.
+    pub fn begin_reset(&self) -> Result<()> {
+        self.set_status(0)
+    }
+
+    /// Whether the reset that was begun is done.
+    ///
+    /// # Errors
+    /// [`Error::Gone`], or the function's.
+    pub fn is_reset(&self) -> Result<bool> {
+        match self.status()? {
+            0 => Ok(true),
+            ALL_ONES => Err(GONE),
+            _ => Ok(false),
+        }
+    }
+
+    /// Resets the whole function, which ends what [`reset`](Self::reset) does not; afterwards its
+    /// registers answer again. It may take 100 ms.
+    ///
+    /// # Errors
+    /// The function has no reset, or is not reset after it.
+    pub fn reset_function(&self) -> Result<()> {
+        self.function.reset()?;
+        enable_memory(&*self.function)?;
+        if self.is_reset()? { Ok(()) } else { Err(Error::Timeout { what: RESETTING, limit: Duration::ZERO }) }
+    }
+
+    /// Whether the device is as its driver has set it up (2.1).
+    ///
+    /// # Errors
+    /// [`Error::Gone`], or what is wrong with it.
+    pub fn check_status(&self) -> Result<()> {
+        let status = self.status()?;
+        if status == ALL_ONES {
+            Err(GONE)
+        } else if status & status::NEEDS_RESET != 0 {
+            Err(Error::Down("in its error state (DEVICE_NEEDS_RESET)"))
+        } else if status & status::DRIVER_OK == 0 {
+            Err(Error::Down("reset by somebody else"))
+        } else {
+            Ok(())
+        }
     }
 
     /// Steps 2 to 6 of the initialisation (3.1.1): ACKNOWLEDGE, DRIVER, features, FEATURES_OK. Step 1
@@ -321,6 +377,17 @@ impl Transport {
         let mut isr = [0];
         self.function.read_bar(self.isr.bar, self.isr.offset, &mut isr)?;
         Ok(isr[0])
+    }
+
+    /// Reads the first 32-bit field of the device's own configuration, which is of one piece.
+    ///
+    /// # Errors
+    /// The function's.
+    pub fn read_first_config_word(&self) -> Result<Option<u32>> {
+        let Some(device) = self.device.filter(|device| device.len >= 4) else { return Ok(None) };
+        let mut word = [0; 4];
+        self.function.read_bar(device.bar, device.offset, &mut word)?;
+        Ok(Some(u32::from_le_bytes(word)))
     }
 
     /// Reads the device's own configuration, all of it as of one moment (2.5.1): up to `out.len()`

@@ -12,7 +12,7 @@ use std::time::Duration;
 const LONGEST: u64 = (u32::MAX / 2) as u64;
 
 /// The configuration, read once and checked.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Offer {
     pub(super) data_queues: u16,
     pub(super) ciphers: Vec<Cipher>,

@@ -52,6 +52,9 @@ pub(super) struct Entry {
     since: Instant,
 }
 
+/// The halves of its ring.
+pub(super) type Halves = (Submitter<Entry, SplitRing>, Completer<Entry, SplitRing>);
+
 /// The control queue of one device.
 pub(super) struct Control {
     submitter: Submitter<Entry, SplitRing>,
@@ -66,12 +69,14 @@ pub(super) struct Control {
 }
 
 impl Control {
+    /// On a fresh ring, with what is left of the one before, if there was one.
     pub(super) fn new(
-        (submitter, completer): (Submitter<Entry, SplitRing>, Completer<Entry, SplitRing>),
+        (submitter, completer): Halves,
         arena: Arc<Arena>,
         limit: Duration,
+        left: Left,
     ) -> Self {
-        Self { submitter, completer, arena, waiting: VecDeque::new(), spare: Vec::new(), limit }
+        Self { submitter, completer, arena, waiting: left.waiting, spare: left.spare, limit }
     }
 
     /// Commands that are not answered yet.
@@ -184,23 +189,26 @@ impl Control {
         self.completer.arm()
     }
 
-    /// After the device was reset: forgets all commands. The sessions of those that were to be
-    /// created are given to `lost`.
-    pub(super) fn close(&mut self, mut lost: impl FnMut(Arc<Session>)) {
+    /// After the device was stopped: the end of this ring. Commands that the device has taken are
+    /// given to `lost`, for nobody knows what became of them; the others are left for the next ring.
+    pub(super) fn retire(mut self, mut lost: impl FnMut(Command)) -> Left {
         self.completer.close();
-        let mut forget = |command| {
-            if let Command::Create(session) = command {
-                lost(session);
-            }
-        };
-        let spare = &mut self.spare;
+        let mut spare = self.spare;
         self.completer.reap(false, |mut entry| {
             entry.buffer.zeroize();
             spare.push(entry.buffer);
-            forget(entry.command);
+            lost(entry.command);
         });
-        self.waiting.drain(..).for_each(forget);
+        Left { waiting: self.waiting, spare }
     }
+}
+
+/// What is left of a control queue for the next one.
+#[derive(Default)]
+pub(super) struct Left {
+    /// Commands that were not sent.
+    pub(super) waiting: VecDeque<Command>,
+    spare: Vec<DmaBuffer>,
 }
 
 /// Writes the request; returns the lengths of its readable and writable part.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -10,16 +10,16 @@ use crossbeam_queue::SegQueue;
 use nix::sys::eventfd::EventFd;
 
 use super::config::Offer;
-use super::control::{Answer, Command, Control};
-use super::queues::{Interrupts, drop_interrupts};
+use super::control::{Answer, Command, Control, Left};
+use super::open::Agreed;
+use super::queues::Interrupts;
 use super::sessions::Sessions;
 use super::{status as status_byte, wire};
 use crate::dma::{Arena, ForkPage};
 use crate::engine::{Capabilities, Cipher, Engine, EventSources, Session, SessionSpec, SessionState};
 use crate::error::{Error, Result};
-use crate::pci::DmaReach;
 use crate::room::Room;
-use crate::virtio::{Transport, status};
+use crate::virtio::Transport;
 use crate::virtqueue::Wake;
 
 /// Bit of the ISR status: the configuration has changed (4.1.4.5).
@@ -39,9 +39,11 @@ pub struct VirtioCrypto {
     pub(super) offer: Offer,
     pub(super) queue_depth: u32,
     pub(super) sessions: Mutex<Sessions>,
+    /// What was agreed on when it was opened.
+    pub(super) agreed: Agreed,
     /// Locked by whoever polls it: the poll thread, or a blocking call. Never while a waiter or a
     /// callback of the program may run.
-    pub(super) control: Mutex<Control>,
+    pub(super) control: Mutex<ControlQueue>,
     /// Commands on their way there, from threads that must not wait.
     pub(super) commands: SegQueue<Command>,
     /// Commands outstanding, for a look without the lock.
@@ -53,6 +55,13 @@ pub struct VirtioCrypto {
     /// How stopping it went; locked while that is under way.
     pub(super) stopped: Mutex<Option<bool>>,
     pub(super) fork: Arc<ForkPage>,
+    pub(super) sessions_restored: AtomicU64,
+}
+
+/// The control queue, between two resets and while there is none.
+pub(super) enum ControlQueue {
+    Up(Control),
+    Down(Left),
 }
 
 impl fmt::Debug for VirtioCrypto {
@@ -66,11 +75,11 @@ impl fmt::Debug for VirtioCrypto {
 }
 
 impl VirtioCrypto {
-    fn control(&self) -> MutexGuard<'_, Control> {
+    pub(super) fn control(&self) -> MutexGuard<'_, ControlQueue> {
         self.control.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn sessions(&self) -> MutexGuard<'_, Sessions> {
+    pub(super) fn sessions(&self) -> MutexGuard<'_, Sessions> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -90,7 +99,7 @@ impl VirtioCrypto {
     }
 
     /// Takes a session away from the device, if it is there.
-    fn destroy(&self, session: &Session) {
+    pub(super) fn destroy(&self, session: &Session) {
         if let Some(id) = session.live_id() {
             session.set(SessionState::Absent);
             tracing::debug!(device = self.address(), session = id, "destroying a session");
@@ -102,6 +111,8 @@ impl VirtioCrypto {
     fn poll_answers(&self) -> Result<bool> {
         let progress = {
             let mut control = self.control();
+            // While the device is being reset the commands wait.
+            let ControlQueue::Up(control) = &mut *control else { return Ok(false) };
             let mut sent = Ok(());
             while let Some(command) = self.commands.pop() {
                 sent = sent.and(control.send(command));
@@ -113,6 +124,8 @@ impl VirtioCrypto {
                     Answer::Created(session, id) => {
                         tracing::debug!(device = self.address(), session = id, spec = ?session.spec(), "session created");
                         session.set_live(id);
+                        let lost = session.lost.swap(false, Ordering::Relaxed);
+                        self.sessions_restored.fetch_add(lost.into(), Ordering::Relaxed);
                     }
                     Answer::NotCreated(session, status) => self.not_created(&session, status),
                     Answer::Destroyed => {}
@@ -178,28 +191,6 @@ impl VirtioCrypto {
         let sessions = self.sessions();
         self.offer.ciphers.iter().copied().filter(|cipher| !sessions.refused.contains(cipher)).collect()
     }
-
-    /// Destroys the sessions that this process made: some devices keep them over a reset.
-    fn destroy_all(&self, control: &mut Control) {
-        let live: Vec<_> = self.sessions().live().cloned().collect();
-        live.iter().for_each(|session| self.destroy(session));
-        let start = Instant::now();
-        while let Some(command) = self.commands.pop() {
-            if control.send(command).is_err() {
-                return;
-            }
-        }
-        while control.outstanding() > 0 && start.elapsed() < self.limit {
-            match control.poll(drop) {
-                Ok(true) => {}
-                Ok(false) => std::thread::sleep(Duration::from_micros(20)),
-                Err(error) => {
-                    tracing::warn!(device = self.address(), %error, "sessions may be left at the device");
-                    return;
-                }
-            }
-        }
-    }
 }
 
 impl Engine for VirtioCrypto {
@@ -263,7 +254,7 @@ impl Engine for VirtioCrypto {
             let offered = if names.is_empty() { "no cipher at all".to_owned() } else { names.join(", ") };
             return Err(Error::NotOffered { asked: cipher.to_string(), offered });
         }
-        self.check_up()?;
+        // Also while it is being reset, or done by software: nothing is asked of it here.
         let (session, evicted) = self.sessions().get(spec);
         if let Some(evicted) = evicted {
             self.destroy(&evicted);
@@ -283,6 +274,7 @@ impl Engine for VirtioCrypto {
     fn prepare_session(&self, session: &Arc<Session>, limit: Duration) -> Result<()> {
         let start = Instant::now();
         let mut pause = Duration::from_micros(5);
+        let mut trouble = None;
         loop {
             self.check_up()?;
             match session.state() {
@@ -296,12 +288,17 @@ impl Engine for VirtioCrypto {
                 SessionState::Absent => self.start_session(session)?,
                 SessionState::Creating => {}
             }
-            self.poll_answers()?;
+            // A faulty queue is the poll thread's to mend, if there is one: there may be time for it.
+            if !self.broken.load(Ordering::Acquire)
+                && let Err(error) = self.poll_answers()
+            {
+                trouble = Some(error);
+            }
             if session.state() == SessionState::Live {
                 return Ok(());
             }
             if start.elapsed() >= limit {
-                return Err(Error::Timeout { what: "create a session", limit });
+                return Err(trouble.unwrap_or(Error::Timeout { what: "create a session", limit }));
             }
             std::thread::sleep(pause);
             pause = (pause * 2).min(Duration::from_millis(1));
@@ -323,68 +320,58 @@ impl Engine for VirtioCrypto {
     fn arm_control(&self) -> bool {
         // The caller has executed a full fence since it said that it sleeps, so a command that came
         // before is seen here, and one that comes later signals (ordering.rs, (E)).
-        self.commands.is_empty() && self.control().arm()
+        self.commands.is_empty()
+            && match &*self.control() {
+                ControlQueue::Up(control) => control.arm(),
+                ControlQueue::Down(_) => true,
+            }
     }
 
     fn check_health(&self) -> Result<()> {
-        let status = self.transport.status()?;
-        if status == 0xff {
-            return Err(Error::Down("gone: its registers read as all ones"));
+        self.transport.check_status()?;
+        match self.transport.read_first_config_word()? {
+            Some(status) if status & wire::STATUS_HW_READY == 0 => {
+                Err(Error::Down("without its hardware (HW_READY is off)"))
+            }
+            _ => Ok(()),
         }
-        if status & status::NEEDS_RESET != 0 {
-            return Err(Error::Down("in its error state (DEVICE_NEEDS_RESET)"));
+    }
+
+    fn session_lost(&self, session: &Session, id: u64) {
+        if session.live_id() == Some(id) && session.advance(SessionState::Live, SessionState::Absent) {
+            tracing::warn!(device = self.address(), session = id, "the device has lost a session");
+            session.lost.store(true, Ordering::Relaxed);
         }
-        if status & status::DRIVER_OK == 0 {
-            return Err(Error::Down("reset by somebody else"));
+    }
+
+    fn sessions_restored(&self) -> u64 {
+        self.sessions_restored.load(Ordering::Relaxed)
+    }
+
+    fn control_timeout(&self) -> Duration {
+        self.limit
+    }
+
+    fn begin_reset(&self) -> Result<()> {
+        self.transport.begin_reset()
+    }
+
+    fn is_reset(&self) -> Result<bool> {
+        let done = self.transport.is_reset()?;
+        if done {
+            self.retire();
         }
+        Ok(done)
+    }
+
+    fn reset_function(&self) -> Result<()> {
+        self.transport.reset_function()?;
+        self.retire();
         Ok(())
     }
 
     fn stop(&self) -> Result<()> {
-        if self.fork.is_child() {
-            return Ok(());
-        }
-        let mut outcome = self.stopped.lock().unwrap_or_else(PoisonError::into_inner);
-        match *outcome {
-            Some(true) => return Ok(()),
-            Some(false) => return Err(Error::Down("not stopped: an earlier try failed")),
-            None => self.down.store(true, Ordering::Release),
-        }
-        let stopped = {
-            let mut control = self.control();
-            if self.check_health().is_ok() {
-                self.destroy_all(&mut control);
-            }
-            let reset = self.transport.reset(self.limit);
-            if let Err(error) = drop_interrupts(&**self.transport.function(), self.interrupts) {
-                tracing::debug!(device = self.address(), %error, "interrupts stay routed");
-            }
-            // Whether or not the reset was seen: no DMA without bus mastering.
-            let cut = self.transport.function().set_bus_master(false);
-            self.sessions().forget();
-            // Without anything between the device and memory only a reset that was seen will do: a
-            // write may be under way still.
-            let stopped = match self.transport.function().dma_reach() {
-                DmaReach::Physical => reset.and(cut),
-                DmaReach::Translated | DmaReach::Software => reset.or(cut).or_else(|_| self.arena.cut_off()),
-            };
-            if stopped.is_ok() {
-                control.close(|session| session.set(SessionState::Absent));
-                while self.commands.pop().is_some() {}
-                self.control_pending.store(0, Ordering::SeqCst);
-            }
-            stopped
-        };
-        *outcome = Some(stopped.is_ok());
-        drop(outcome);
-        self.room.announce();
-        match &stopped {
-            Ok(()) => tracing::info!(device = self.address(), "device stopped"),
-            Err(error) => {
-                tracing::error!(device = self.address(), %error, "device could not be stopped, its memory is kept");
-            }
-        }
-        stopped
+        self.stop_for_good()
     }
 }
 

@@ -9,6 +9,7 @@
 //!     data                the data queues: a cipher request becomes a descriptor chain
 //!     wire                structures as the device sees them
 //!     open                opening the device
+//!     recover             standstill and return, after a fault and at the end
 //!     status              what each status byte becomes
 //! ```
 //!
@@ -20,6 +21,7 @@ mod data;
 mod device;
 mod open;
 mod queues;
+mod recover;
 mod sessions;
 mod status;
 pub mod wire;

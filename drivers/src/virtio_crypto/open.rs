@@ -1,13 +1,15 @@
 //! Opening the device.
 
-use std::sync::atomic::{AtomicBool, AtomicU32};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crossbeam_queue::SegQueue;
 
 use super::config::Offer;
-use super::device::VirtioCrypto;
+use super::control::{self, Control, Left};
+use super::data;
+use super::device::{ControlQueue, VirtioCrypto};
 use super::queues::{DataQueue, Interrupts, QueueMaker, drop_interrupts, route_interrupts};
 use super::wire;
 use crate::dma::{Arena, ArenaOptions, ForkPage};
@@ -61,6 +63,26 @@ impl Default for OpenOptions {
             indirect: true,
             event_idx: true,
         }
+    }
+}
+
+/// What driver and device have agreed on: the same again after a reset.
+pub(super) struct Agreed {
+    pub(super) wanted: u64,
+    pub(super) accepted: u64,
+    pub(super) indirect: bool,
+    pub(super) event_idx: bool,
+    /// The queues' MSI-X vector.
+    pub(super) vector: u16,
+    /// Descriptors of each data queue.
+    pub(super) sizes: Vec<u16>,
+    pub(super) control_size: u16,
+}
+
+impl Agreed {
+    /// log2 of the descriptors that a slot has in the ring itself.
+    pub(super) fn shift(&self) -> u32 {
+        if self.indirect { 0 } else { data::CHAIN_SHIFT }
     }
 }
 
@@ -123,12 +145,15 @@ impl VirtioCrypto {
             wake: &wake,
             room: &room,
         };
-        let mut queues = Vec::with_capacity(offer.data_queues.into());
-        for index in 0..offer.data_queues {
-            queues.push(maker.data_queue(index, options.queue_size, indirect)?);
-        }
-        let control = maker.control_queue(offer.data_queues, options.limit)?;
+        let sizes: Result<Vec<_>> = (0..offer.data_queues)
+            .map(|index| transport.queue_size(index).map(|size| size.min(options.queue_size)))
+            .collect();
+        let control_size = transport.queue_size(offer.data_queues)?.min(control::RING);
+        let agreed = Agreed { wanted, accepted, indirect, event_idx, vector, sizes: sizes?, control_size };
+        let (queues, control) = maker.all(&agreed)?;
+        maker.set_aside(&agreed);
         arena.settle();
+        let control = Control::new(control, Arc::clone(&arena), options.limit, Left::default());
         transport.set_driver_ok()?;
         if transport.status()? & status::NEEDS_RESET != 0 {
             return Err(Error::NotUsable {
@@ -160,13 +185,15 @@ impl VirtioCrypto {
             offer,
             queue_depth,
             sessions: Mutex::default(),
-            control: Mutex::new(control),
+            agreed,
+            control: Mutex::new(ControlQueue::Up(control)),
             commands: SegQueue::new(),
             control_pending: AtomicU32::new(0),
             broken: AtomicBool::new(false),
             down: AtomicBool::new(false),
             stopped: Mutex::new(None),
             fork,
+            sessions_restored: AtomicU64::new(0),
             transport,
         });
         Ok((device, queues))

@@ -2,12 +2,12 @@
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::time::Duration;
 
 use nix::sys::eventfd::EventFd;
 
-use super::control::{self, Control};
+use super::control;
 use super::data::{self, Blocks, DataCompleter, DataSubmitter};
+use super::open::Agreed;
 use crate::dma::{Arena, DmaBuffer, Epoch, ForkPage};
 use crate::error::{Error, Result};
 use crate::pci::PciFunction;
@@ -54,7 +54,7 @@ impl QueueMaker<'_> {
     }
 
     fn buffer(&self, bytes: usize) -> Result<DmaBuffer> {
-        self.arena.buffer(bytes).map_err(|_| {
+        self.arena.reserved(bytes).map_err(|_| {
             Error::Invalid(format!(
                 "a DMA arena of {} bytes does not hold the device's rings; open it with a larger arena \
                  or smaller queues",
@@ -73,8 +73,7 @@ impl QueueMaker<'_> {
         Ok(queue(QueueParts { memory: ring, shift, event_idx: self.event_idx, doorbell, epoch, wake, room }))
     }
 
-    pub(super) fn data_queue<T>(&self, index: u16, most: u16, indirect: bool) -> Result<DataQueue<T>> {
-        let size = self.transport.queue_size(index)?.min(most);
+    fn data_queue<T>(&self, index: u16, size: u16, indirect: bool) -> Result<DataQueue<T>> {
         let shift = if indirect { 0 } else { data::CHAIN_SHIFT };
         // An indirect table must not be longer than the queue either (2.7.5.3.1).
         if usize::from(size) < data::CHAIN {
@@ -90,12 +89,39 @@ impl QueueMaker<'_> {
         Ok(data::halves(self.start(index, ring, shift)?, blocks, indirect))
     }
 
-    pub(super) fn control_queue(&self, index: u16, limit: Duration) -> Result<Control> {
-        let size = self.transport.queue_size(index)?.min(control::RING);
+    /// Makes all queues: those for data, and the control queue's ring.
+    pub(super) fn all<T>(&self, agreed: &Agreed) -> Result<(Vec<DataQueue<T>>, control::Halves)> {
+        let mut queues = Vec::with_capacity(agreed.sizes.len());
+        for (index, size) in (0..).zip(&agreed.sizes) {
+            queues.push(self.data_queue(index, *size, agreed.indirect)?);
+        }
         // Nobody waits for room in this ring, and its buffers come back under the control lock.
         let maker = QueueMaker { room: &Arc::new(Room::new()), ..*self };
-        let halves = maker.start(index, self.ring(size)?, control::SHIFT)?;
-        Ok(Control::new(halves, Arc::clone(self.arena), limit))
+        let size = agreed.control_size;
+        let control = maker.start(agreed.sizes.len() as u16, self.ring(size)?, control::SHIFT)?;
+        Ok((queues, control))
+    }
+
+    /// Sets memory aside for fresh rings: after a fault there may be none left, and the present ones
+    /// go only when their owner has left them.
+    pub(super) fn set_aside(&self, agreed: &Agreed) {
+        let data = agreed.sizes.iter().flat_map(|size| {
+            let slots = usize::from(size >> agreed.shift());
+            [SplitRing::bytes(*size), Blocks::bytes(slots)]
+        });
+        let wanted: Vec<usize> = data.chain([SplitRing::bytes(agreed.control_size)]).collect();
+        // All at once, or the second would get what the first gave back.
+        let aside: Result<Vec<_>> = match self.arena.free_bytes() / 2 > wanted.iter().sum() {
+            true => wanted.iter().map(|bytes| self.arena.reserved(*bytes)).collect(),
+            false => Err(Error::NoRoom("a second set of rings")),
+        };
+        if aside.is_err() {
+            tracing::info!(
+                device = self.transport.function().address(),
+                "the arena is too small for a second set of rings: after a fault the device comes back \
+                 only if there is memory then"
+            );
+        }
     }
 }
 

@@ -62,6 +62,12 @@ impl Sessions {
         self.by_key.values().filter(|session| session.state() == SessionState::Live)
     }
 
+    /// Sessions that the device holds: those that somebody has, and the idle ones, which are forgotten.
+    pub(super) fn take_live(&mut self) -> (Vec<Arc<Session>>, Vec<Arc<Session>>) {
+        let (idle, held) = self.live().cloned().partition(|session| Arc::strong_count(session) == 2);
+        (held, idle)
+    }
+
     /// The device has forgotten everything.
     pub(super) fn forget(&mut self) {
         self.by_key.values().for_each(|session| session.set(SessionState::Absent));

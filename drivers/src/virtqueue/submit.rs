@@ -87,6 +87,8 @@ impl<T, M: RingMemory> Submitter<T, M> {
 
     #[cold]
     fn why_closed(&self) -> Closed {
+        // Acquire: pairs with the Release of the closing: the caller sees what led to it.
+        fence(Ordering::Acquire);
         if self.shared.epoch.is_child() { Closed::Fork } else { Closed::Queue }
     }
 
@@ -166,7 +168,7 @@ impl<T, M: RingMemory> Submitter<T, M> {
     #[cold]
     fn withdraw(&mut self, count: u64) {
         let shared = &*self.shared;
-        if shared.epoch.word().load(Ordering::Relaxed) & Epoch::REAPED == 0 {
+        if !Epoch::is_reaped(self.epoch, shared.epoch.word().load(Ordering::Relaxed)) {
             return;
         }
         for back in (1..=count).rev() {

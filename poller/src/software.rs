@@ -1,0 +1,230 @@
+//! The work of a failed device, done on the poll thread by software.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use nix::sys::eventfd::EventFd;
+
+use crate::context::{ContextClaim, Status, Target};
+use crate::deliver::{Tally, deliver_caught};
+use crate::device::{Inner, lock};
+use crate::owned::refuse;
+use crate::request::{Answer, Fault, InFlight, Reason, Refused, Request};
+use crate::stats::QueueCounters;
+
+/// Requests done in one pass: each takes some microseconds, or many.
+const BUDGET: usize = 16;
+
+/// Requests that wait for software.
+pub(crate) struct Software {
+    waiting: Mutex<Waiting>,
+    /// How many, for a look without the lock.
+    count: AtomicUsize,
+    capacity: usize,
+    pub(crate) counters: QueueCounters,
+}
+
+#[derive(Default)]
+struct Waiting {
+    open: bool,
+    entries: VecDeque<InFlight>,
+}
+
+impl Software {
+    /// Closed. Open, it holds as many as the device's queues did.
+    pub(crate) fn new(capacity: usize) -> Self {
+        Self {
+            waiting: Mutex::default(),
+            count: AtomicUsize::new(0),
+            capacity,
+            counters: QueueCounters::default(),
+        }
+    }
+
+    /// From now on it takes requests.
+    pub(crate) fn open(&self) {
+        lock(&self.waiting).open = true;
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        lock(&self.waiting).open
+    }
+
+    /// Requests that wait.
+    pub(crate) fn len(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// Takes a request that the device has returned undone, if its input is there still; else gives
+    /// it back.
+    pub(crate) fn take_over(&self, entry: InFlight) -> Option<InFlight> {
+        if !entry.body.has_kept_input() || entry.claim.is_none() {
+            return Some(entry);
+        }
+        let mut waiting = lock(&self.waiting);
+        waiting.entries.push_back(entry);
+        self.count.store(waiting.entries.len(), Ordering::Relaxed);
+        None
+    }
+
+    /// Submits a request to software: as to a ring.
+    #[cold]
+    pub(crate) fn submit<T: Target>(&self, device: &Inner, request: Request, ctx: &T) -> Result<(), Refused> {
+        let body = &request.0;
+        if let Some(reason) = body.invalid() {
+            return Err(refuse(request, ctx, reason));
+        }
+        if !body.is_for(device) {
+            return Err(refuse(request, ctx, Reason::OtherDevice));
+        }
+        let Some(claim) = ctx.claim() else { return Err(Refused::new(request, Reason::ContextBusy)) };
+        let claim = claim.0;
+        let mut waiting = lock(&self.waiting);
+        let reason = match &*waiting {
+            Waiting { open: false, .. } => Some(Reason::DeviceDown),
+            waiting if waiting.entries.len() >= self.capacity => Some(Reason::RingFull),
+            _ => None,
+        };
+        if let Some(reason) = reason {
+            drop(waiting);
+            claim.set_status(reason.status());
+            return Err(Refused::new(request, reason));
+        }
+        claim.set_status(Status::Ok);
+        waiting.entries.push_back(InFlight { claim: Some(claim), body: request.0 });
+        self.count.store(waiting.entries.len(), Ordering::Relaxed);
+        self.counters.submit.accepted.add(1);
+        drop(waiting);
+        device.engine().wake().wake();
+        Ok(())
+    }
+
+    /// Does some of what waits. Returns how many.
+    #[cfg(feature = "failover")]
+    #[cold]
+    pub(crate) fn work(&self, device: &Inner, fds: &mut Vec<Arc<EventFd>>) -> usize {
+        let entries: Vec<InFlight> = {
+            let mut waiting = lock(&self.waiting);
+            let count = waiting.entries.len().min(BUDGET);
+            let taken = waiting.entries.drain(..count).collect();
+            self.count.store(waiting.entries.len(), Ordering::Relaxed);
+            taken
+        };
+        let done = entries.len();
+        let mut tally = Tally::default();
+        for InFlight { claim, mut body } in entries {
+            let outcome = if body.do_by_software() { Ok(Answer::Yes) } else { Err(Fault::DeviceFailed) };
+            if let Some(claim) = claim {
+                deliver_caught(claim, body, outcome, &mut tally, fds);
+            }
+        }
+        if done > 0 {
+            tally.add_to(&self.counters);
+            device.engine().room().announce();
+        }
+        done
+    }
+
+    #[cfg(not(feature = "failover"))]
+    pub(crate) fn work(&self, _device: &Inner, _fds: &mut Vec<Arc<EventFd>>) -> usize {
+        let _ = BUDGET;
+        0
+    }
+
+    /// Ends those that wait whose claim `choose` wants.
+    #[cold]
+    pub(crate) fn cancel(
+        &self,
+        device: &Inner,
+        fds: &mut Vec<Arc<EventFd>>,
+        choose: impl Fn(&ContextClaim) -> bool,
+    ) {
+        let found: Vec<InFlight> = {
+            let mut waiting = lock(&self.waiting);
+            let all = std::mem::take(&mut waiting.entries).into_iter();
+            let (found, left): (Vec<_>, Vec<_>) =
+                all.partition(|entry| entry.claim.as_ref().is_some_and(&choose));
+            waiting.entries = left.into();
+            self.count.store(waiting.entries.len(), Ordering::Relaxed);
+            found
+        };
+        let canceled = self.end(found, Fault::Canceled, device, fds);
+        self.counters.complete.canceled.add(canceled);
+    }
+
+    /// Takes no more, and ends what waits.
+    pub(crate) fn close(&self, device: &Inner, fds: &mut Vec<Arc<EventFd>>) {
+        let left = {
+            let mut waiting = lock(&self.waiting);
+            waiting.open = false;
+            self.count.store(0, Ordering::Relaxed);
+            std::mem::take(&mut waiting.entries)
+        };
+        self.end(left, Fault::Shutdown, device, fds);
+    }
+
+    fn end(
+        &self,
+        entries: impl IntoIterator<Item = InFlight>,
+        fault: Fault,
+        device: &Inner,
+        fds: &mut Vec<Arc<EventFd>>,
+    ) -> u64 {
+        let mut tally = Tally::default();
+        for entry in entries {
+            tally.count_end(entry, fault, false, device, fds);
+        }
+        tally.add_to(&self.counters);
+        tally.errors
+    }
+}
+
+/// AES by aws-lc, in place. `None` where the key or the data has no length that the cipher has.
+#[cfg(feature = "failover")]
+pub(crate) fn compute(
+    cipher: ringbell_drivers::engine::Cipher,
+    direction: ringbell_drivers::engine::Direction,
+    key: &[u8],
+    iv: &[u8],
+    data: &mut [u8],
+) -> Option<()> {
+    use aws_lc_rs::cipher::{
+        AES_128, AES_192, AES_256, DecryptingKey, DecryptionContext, EncryptingKey, EncryptionContext,
+        UnboundCipherKey,
+    };
+    use aws_lc_rs::iv::FixedLength;
+    use ringbell_drivers::engine::{Direction, Mode};
+
+    let algorithm = match key.len() {
+        16 => &AES_128,
+        24 => &AES_192,
+        32 => &AES_256,
+        _ => return None,
+    };
+    let key = UnboundCipherKey::new(algorithm, key).ok()?;
+    let iv = || <[u8; 16]>::try_from(iv).ok().map(FixedLength::from);
+    match (cipher.mode(), direction) {
+        // The same both ways.
+        (Mode::Ctr, _) => {
+            let context = EncryptionContext::Iv128(iv()?);
+            EncryptingKey::ctr(key).ok()?.less_safe_encrypt(data, context).ok()?;
+        }
+        (Mode::Cbc, Direction::Encrypt) => {
+            let context = EncryptionContext::Iv128(iv()?);
+            EncryptingKey::cbc(key).ok()?.less_safe_encrypt(data, context).ok()?;
+        }
+        (Mode::Cbc, Direction::Decrypt) => {
+            let context = DecryptionContext::Iv128(iv()?);
+            DecryptingKey::cbc(key).ok()?.decrypt(data, context).ok()?;
+        }
+        (Mode::Ecb, Direction::Encrypt) => {
+            EncryptingKey::ecb(key).ok()?.less_safe_encrypt(data, EncryptionContext::None).ok()?;
+        }
+        (Mode::Ecb, Direction::Decrypt) => {
+            DecryptingKey::ecb(key).ok()?.decrypt(data, DecryptionContext::None).ok()?;
+        }
+        _ => return None,
+    }
+    Some(())
+}
