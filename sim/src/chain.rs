@@ -168,6 +168,16 @@ impl Chain {
         Cursor { spans: &self.writable, at: 0 }
     }
 
+    /// What stands in the device-writable descriptors now: bus address, bytes.
+    pub(crate) fn writable_bytes(&self, dma: &DmaMap) -> Vec<(u64, Vec<u8>)> {
+        let bytes = |span: &Span| {
+            let mut bytes = vec![0; span.len as usize];
+            dma.read(span, 0, &mut bytes)?;
+            Some((dma.address(span)?, bytes))
+        };
+        self.writable.iter().filter_map(bytes).collect()
+    }
+
     /// Writes the last device-writable byte.
     #[inline]
     pub(crate) fn write_last(&self, dma: &DmaMap, byte: u8) -> Option<()> {

@@ -14,6 +14,7 @@ use crate::config::{Quirks, SimConfig};
 use crate::crypto::{Cipher, Direction, Mode};
 use crate::dma::DmaMap;
 use crate::error::DriverError;
+use crate::faults::Faults;
 use crate::sessions::Sessions;
 use crate::wire::{self, CipherSession, ControlRequest, DestroySession, SessionInput};
 
@@ -28,6 +29,7 @@ pub(crate) fn serve(
     chain: &Chain,
     dma: &DmaMap,
     sessions: &mut Sessions,
+    faults: &mut Faults,
     config: &SimConfig,
 ) -> Result<u32, DriverError> {
     let truncated = || DriverError::Truncated {
@@ -61,7 +63,11 @@ pub(crate) fn serve(
     if chain.writable_len < least {
         return Err(truncated());
     }
-    let outcome = if opcode == wire::CIPHER_CREATE_SESSION {
+    let creates = matches!(opcode, wire::CIPHER_CREATE_SESSION | wire::AKCIPHER_CREATE_SESSION);
+    let outcome = if creates && faults.any() && faults.refuses_session() {
+        debug!("session refused: a fault that was asked for");
+        Err(wire::NOSPC)
+    } else if opcode == wire::CIPHER_CREATE_SESSION {
         create(queue, chain, &request, cursor, dma, sessions, config)?
     } else if opcode == wire::AKCIPHER_CREATE_SESSION && config.quirks.qemu() {
         debug!("asymmetric session refused: no key can be read");

@@ -104,6 +104,23 @@ pub(crate) fn serve(
     })
 }
 
+/// Answers a request by `status` alone: how many bytes were written.
+pub(crate) fn refuse(
+    queue: u16,
+    chain: &Chain,
+    dma: &DmaMap,
+    status: u8,
+    config: &SimConfig,
+) -> Result<u32, DriverError> {
+    chain.write_last(dma, status).ok_or(DriverError::Truncated {
+        queue,
+        head: chain.head,
+        readable: chain.readable_len,
+        writable: chain.writable_len,
+    })?;
+    Ok(if config.quirks.qemu() { chain.writable_len as u32 } else { 1 })
+}
+
 /// Why a request is not done.
 enum Refusal {
     /// The driver is told by a status.

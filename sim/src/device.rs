@@ -1,20 +1,23 @@
 //! The device itself: everything that a lock guards, and the work on the queues.
 
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use tracing::{debug, warn};
 
 use crate::chain::{Chain, Rules};
+use crate::clock::{Clock, nanos};
 use crate::config::{Order, SimConfig};
 use crate::dma::DmaMap;
 use crate::error::DriverError;
-use crate::faults::{Fault, FaultKind};
+use crate::faults::Faults;
 use crate::interrupts::Interrupts;
 use crate::pci::{self, ConfigSpace};
 use crate::registers::Common;
 use crate::ring::{Pending, Queue};
 use crate::rng::Rng;
 use crate::sessions::Sessions;
+use crate::sim::Gate;
 use crate::stats::SimStats;
 use crate::worker::Worker;
 use crate::{control, data, wire};
@@ -38,27 +41,6 @@ pub(crate) enum Effect {
     Start,
 }
 
-/// The device's clock.
-#[derive(Debug)]
-enum Clock {
-    Real(Instant),
-    /// Moved by hand; nanoseconds.
-    Manual(u64),
-}
-
-impl Clock {
-    fn now(&self) -> u64 {
-        match self {
-            Self::Real(start) => nanos(start.elapsed()),
-            Self::Manual(now) => *now,
-        }
-    }
-}
-
-fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
-}
-
 /// The device. One lock guards it; the driver's register accesses and the device's work take turns.
 #[derive(Debug)]
 pub(crate) struct Device {
@@ -72,26 +54,30 @@ pub(crate) struct Device {
     pub(crate) queues: Vec<Queue>,
     /// MSI-X vectors.
     pub(crate) vectors: u16,
-    sessions: Sessions,
+    pub(crate) sessions: Sessions,
     chain: Chain,
     scratch: data::Scratch,
-    rng: Rng,
-    clock: Clock,
+    pub(crate) rng: Rng,
+    pub(crate) clock: Clock,
     /// `config.latency`.
-    latency: u64,
+    pub(crate) latency: u64,
     /// The queue that has its turn first.
     turn: usize,
-    stats: SimStats,
+    pub(crate) stats: SimStats,
+    /// What goes wrong on purpose.
+    pub(crate) faults: Faults,
+    /// What doorbells look at without the lock.
+    pub(crate) gate: Arc<Gate>,
 }
 
 impl Device {
-    pub(crate) fn new(config: SimConfig, stepped: bool) -> Self {
+    pub(crate) fn new(config: SimConfig, stepped: bool, gate: Arc<Gate>) -> Self {
         let count = config.queues + 1;
         let qemu = config.quirks.qemu();
         let vectors = if qemu { 2 } else { count + 1 };
         let mut rng = Rng::new(config.seed);
         let sessions = Sessions::new(Rng::new(rng.next()), qemu);
-        Self {
+        let mut device = Self {
             space: ConfigSpace::new(count, vectors, qemu),
             msix_table: msix_table(vectors),
             common: Common::new(),
@@ -103,12 +89,16 @@ impl Device {
             chain: Chain::default(),
             scratch: data::scratch(),
             rng,
-            clock: if stepped { Clock::Manual(0) } else { Clock::Real(Instant::now()) },
+            clock: Clock::new(stepped),
             latency: nanos(config.latency),
             turn: 0,
             stats: SimStats::default(),
+            faults: Faults::new(config.seed),
+            gate,
             config,
-        }
+        };
+        device.add_faults();
+        device
     }
 
     /// Features that are offered.
@@ -129,7 +119,7 @@ impl Device {
         self.agreed(wire::F_EVENT_IDX)
     }
 
-    fn rules(&self) -> Rules {
+    pub(crate) fn rules(&self) -> Rules {
         Rules { indirect: self.agreed(wire::F_INDIRECT_DESC), qemu: self.qemu() }
     }
 
@@ -144,7 +134,7 @@ impl Device {
     }
 
     /// Whether the driver has set the device up, and it is well.
-    fn live(&self) -> bool {
+    pub(crate) fn live(&self) -> bool {
         let wanted = wire::STATUS_FEATURES_OK | wire::STATUS_DRIVER_OK;
         self.common.status & wanted == wanted && !self.common.broken
     }
@@ -159,8 +149,7 @@ impl Device {
     /// A device reset (2.4). Everything in flight is dropped.
     pub(crate) fn reset(&mut self, why: &str) {
         debug!(why, "device reset");
-        let in_flight: usize = self.queues.iter().map(Queue::in_flight).sum();
-        self.stats.dropped += in_flight as u64;
+        self.lose_in_flight();
         self.stats.resets += 1;
         self.common = Common::after_reset(&self.common);
         self.interrupts.reset();
@@ -171,20 +160,35 @@ impl Device {
         if !self.qemu() {
             self.sessions.clear();
         }
+        if self.faults.any() {
+            self.faults.after_reset();
+            self.haunt();
+        }
+    }
+
+    /// What is in flight will never be completed.
+    pub(crate) fn lose_in_flight(&mut self) {
+        let control = self.control_index();
+        for (index, queue) in self.queues.iter_mut().enumerate() {
+            let lost = queue.lose_in_flight() as u64;
+            self.stats.dropped += if index == control { 0 } else { lost };
+        }
     }
 
     /// A function level reset: also config space goes back to its defaults.
     pub(crate) fn reset_function(&mut self) {
-        self.reset("the function was reset");
         self.space = ConfigSpace::new(self.config.queues + 1, self.vectors, self.qemu());
+        self.reset("the function was reset");
         self.msix_table = msix_table(self.vectors);
     }
 
     /// A reset of one queue (2.6.1). What it has in flight is dropped.
     pub(crate) fn reset_queue(&mut self, index: usize) {
+        let control = self.control_index();
         if let Some(queue) = self.queues.get_mut(index) {
             debug!(queue = index, "queue reset");
-            self.stats.dropped += queue.in_flight() as u64;
+            let lost = queue.in_flight() as u64;
+            self.stats.dropped += if index == control { 0 } else { lost };
             let registers = (queue.desc, queue.avail, queue.used);
             queue.reset(self.config.queue_size);
             if self.config.quirks.qemu() {
@@ -198,21 +202,22 @@ impl Device {
         if self.qemu() && !self.space.bus_master() {
             self.common.status &= !wire::STATUS_DRIVER_OK;
         }
+        self.haunt();
     }
 
     /// The driver did what it must not: the device needs a reset (2.1.2).
     pub(crate) fn fault(&mut self, error: DriverError) {
         warn!(%error, "the device needs a reset");
+        self.stats.last_fault = Some(error);
+        self.break_down();
+    }
+
+    /// Into the error state (2.1.2).
+    pub(crate) fn break_down(&mut self) {
         self.common.status |= wire::STATUS_NEEDS_RESET;
         self.common.broken = true;
         self.stats.faults += 1;
-        self.stats.last_fault = Some(error);
-        for queue in &mut self.queues {
-            self.stats.dropped += queue.in_flight() as u64;
-            queue.pending.clear();
-            queue.ready.clear();
-            queue.awake = false;
-        }
+        self.lose_in_flight();
         if self.common.status & wire::STATUS_DRIVER_OK != 0 {
             // QEMU counts it as a change of the configuration, and shows both causes.
             let isr = wire::ISR_CONFIG | if self.qemu() { wire::ISR_QUEUE } else { 0 };
@@ -221,7 +226,7 @@ impl Device {
         }
     }
 
-    fn raise(&mut self, vector: u16, isr: u8) {
+    pub(crate) fn raise(&mut self, vector: u16, isr: u8) {
         self.interrupts.raise(vector, isr, self.space.bus_master(), self.space.intx_allowed());
     }
 
@@ -232,18 +237,10 @@ impl Device {
         }
     }
 
-    pub(crate) fn inject(&mut self, _fault: Fault) {}
-
-    pub(crate) fn struck(&self, _kind: FaultKind) -> u64 {
-        0
-    }
-
     // ---- the clock ----
 
     pub(crate) fn advance(&mut self, by: Duration) {
-        if let Clock::Manual(now) = &mut self.clock {
-            *now = now.saturating_add(nanos(by));
-        }
+        self.clock.advance(by);
     }
 
     /// How long until the next completion is due; `None` where none is waited for.
@@ -251,8 +248,9 @@ impl Device {
         if !self.running() {
             return None;
         }
-        let due = self.queues.iter().filter_map(|queue| queue.pending.front()).map(|p| p.ready_at).min()?;
-        Some(Duration::from_nanos(due.saturating_sub(self.clock.now())))
+        let due = self.queues.iter().filter_map(|queue| queue.pending.front()).map(|p| p.ready_at).min();
+        let due = due.map(|due| Duration::from_nanos(due.saturating_sub(self.clock.now())));
+        due.into_iter().chain(self.faults.pace()).min()
     }
 
     // ---- work ----
@@ -288,6 +286,9 @@ impl Device {
         }
         let control = self.control_index();
         let mut done = 0;
+        if self.faults.any() {
+            self.storm();
+        }
         for index in 0..=control {
             if index == control {
                 if self.queues[index].awake {
@@ -325,6 +326,9 @@ impl Device {
         }
         let (count, event_idx) = (self.control_index(), self.event_idx());
         let mut done = 0;
+        if self.faults.any() {
+            self.storm();
+        }
         for offset in 0..count {
             let index = (self.turn + offset) % count;
             if self.queues[index].enabled && self.live() {
@@ -379,10 +383,15 @@ impl Device {
         queue.publish();
         if queue.wants_interrupt(event_idx) {
             let vector = queue.vector;
-            self.raise(vector, wire::ISR_QUEUE);
+            if !self.faults.any() || !self.faults.loses_interrupt(self.stats.taken) {
+                self.raise(vector, wire::ISR_QUEUE);
+            }
         }
         if let Err(error) = result {
             self.fault(error);
+        }
+        if self.faults.pending() {
+            self.do_deeds();
         }
         done
     }
@@ -395,13 +404,17 @@ impl Device {
 
     fn control_requests(&mut self, max: usize, done: &mut usize) -> Result<(), DriverError> {
         let (index, rules) = (self.control_index(), self.rules());
-        let Self { queues, dma, sessions, chain, config, stats, .. } = self;
+        let Self { queues, dma, sessions, chain, config, stats, faults, .. } = self;
         let queue = &mut queues[index];
         while *done < max {
             let Some(head) = queue.take()? else { break };
+            if faults.any() && faults.swallows_command() {
+                queue.stalled.push(head);
+                continue;
+            }
             chain.walk(queue, head, dma, rules)?;
-            let len = control::serve(queue.index, chain, dma, sessions, config)?;
-            queue.push_used(head, len)?;
+            let len = control::serve(queue.index, chain, dma, sessions, faults, config)?;
+            queue.push_used(u32::from(head), len)?;
             stats.control += 1;
             *done += 1;
         }
@@ -410,7 +423,9 @@ impl Device {
 
     fn serve_data(&mut self, index: usize, max: usize) -> (usize, Result<(), DriverError>) {
         let mut done = 0;
-        let result = if self.latency == 0 && self.config.order == Order::Fifo {
+        let result = if self.faults.any() {
+            self.serve_faulty(index, max, &mut done)
+        } else if self.latency == 0 && self.config.order == Order::Fifo {
             self.immediate(index, max, &mut done)
         } else {
             self.delayed(index, max, &mut done)
@@ -443,11 +458,11 @@ impl Device {
         let result = (|| {
             while let Some(head) = worker.queue.take()? {
                 worker.stats.taken += 1;
-                worker.queue.pending.push_back(Pending { head, ready_at });
+                worker.queue.pending.push_back(Pending { head, ready_at, marks: None });
             }
             while *done < max {
-                let Some(head) = worker.next_due(now, shuffle.then_some(&mut rng)) else { break };
-                worker.complete(head, rules)?;
+                let Some(next) = worker.queue.next_due(now, shuffle, &mut rng) else { break };
+                worker.complete(next.head, rules)?;
                 *done += 1;
             }
             Ok(())
@@ -457,7 +472,7 @@ impl Device {
     }
 
     #[inline]
-    fn worker(&mut self, index: usize) -> Worker<'_> {
+    pub(crate) fn worker(&mut self, index: usize) -> Worker<'_> {
         let Self { queues, dma, sessions, chain, scratch, config, stats, .. } = self;
         Worker { queue: &mut queues[index], dma, sessions, chain, scratch, config, stats }
     }
@@ -467,7 +482,8 @@ impl Device {
         SimStats {
             interrupts: self.interrupts.raised,
             sessions: self.sessions.live(),
-            device_status: self.common.status,
+            struck: self.faults.struck_all(),
+            device_status: if self.faults.removed { 0xff } else { self.common.status },
             ..self.stats.clone()
         }
     }

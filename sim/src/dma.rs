@@ -104,6 +104,20 @@ impl DmaMap {
         Some(Piece { memory: Arc::clone(&self.maps.get(map)?.memory), offset })
     }
 
+    /// The bus address of a piece.
+    pub(crate) fn address(&self, span: &Span) -> Option<u64> {
+        Some(self.maps.get(span.map as usize)?.iova + span.offset as u64)
+    }
+
+    /// Copies to a bus address; nowhere, where it is not mapped.
+    pub(crate) fn write_at(&self, addr: u64, data: &[u8]) {
+        if let Some((map, offset)) = self.locate(addr, data.len() as u64)
+            && let Some(map) = self.maps.get(map)
+        {
+            let _ = map.memory.write(offset, data);
+        }
+    }
+
     /// Copies out of `span`, from `at` on.
     #[inline]
     pub(crate) fn read(&self, span: &Span, at: usize, out: &mut [u8]) -> Option<()> {

@@ -1,8 +1,8 @@
 //! The simulator behind the seam: the trait [`PciFunction`].
 
-use std::fmt;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+use std::{fmt, io};
 
 use ringbell_drivers::dma::SharedMemory;
 use ringbell_drivers::pci::{
@@ -37,9 +37,24 @@ impl SimFunction {
         &self.owner.core
     }
 
+    /// An error where the function is gone: it is not there to do what was asked for.
+    fn there(&self, attempted: &str) -> Result<()> {
+        if self.core().device().faults.removed {
+            return Err(self.io_error(attempted, "the function was removed (fault=remove)"));
+        }
+        Ok(())
+    }
+
+    fn io_error(&self, attempted: &str, why: &'static str) -> Error {
+        Error::io(format!("{attempted} {}", self.address()), io::Error::other(why))
+    }
+
     /// Writes config space and lets the change take effect.
     fn store_config(&self, change: impl FnOnce(&mut Device) -> Effect) {
         let mut device = self.core().device();
+        if device.faults.removed {
+            return;
+        }
         let masked = !device.space.intx_allowed();
         let effect = change(&mut device);
         device.command_written();
@@ -122,9 +137,16 @@ impl PciFunction for SimFunction {
     fn read_config(&self, offset: u16, data: &mut [u8]) -> Result<()> {
         check_config(offset, data.len())?;
         let mut device = self.core().device();
+        if device.faults.removed {
+            data.fill(0xff);
+            return Ok(());
+        }
         let (msix, asserted) = (device.interrupts.msix_enabled(), device.interrupts.asserted());
         device.space.show_interrupts(msix, asserted);
         device.space.read(offset, data);
+        if device.faults.any() {
+            device.faults.lie_in_config(offset, data);
+        }
         if touches_window(offset, data.len())
             && let Some((bar, at, len)) = device.space.window()
             && check_bar(bar, at, len).is_ok()
@@ -258,6 +280,7 @@ impl PciFunction for SimFunction {
     }
 
     fn set_bus_master(&self, on: bool) -> Result<()> {
+        self.there(if on { "turn on bus mastering of" } else { "turn off bus mastering of" })?;
         self.store_config(|device| {
             let command = device.space.command() & !header::COMMAND_BUS_MASTER;
             device.space.set_command(command | if on { header::COMMAND_BUS_MASTER } else { 0 });
@@ -267,6 +290,10 @@ impl PciFunction for SimFunction {
     }
 
     fn reset(&self) -> Result<()> {
+        self.there("reset")?;
+        if self.core().device().faults.function_reset_fails() {
+            return Err(self.io_error("reset", "it does not answer (fault=reset-fails)"));
+        }
         self.store_config(|device| {
             device.reset_function();
             Effect::None

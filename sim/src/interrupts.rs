@@ -60,6 +60,17 @@ impl Interrupts {
         }
     }
 
+    /// Raises one that nobody asked for; ISR status does not know of it.
+    pub(crate) fn raise_without_cause(&mut self, vector: u16, bus_master: bool, intx_allowed: bool) {
+        if self.msix_enabled() {
+            self.raise(vector, 0, bus_master, intx_allowed);
+        } else if let (true, false, Some(event)) = (intx_allowed, self.intx_masked, &self.intx) {
+            signal(event);
+            self.intx_masked = true;
+            self.raised += 1;
+        }
+    }
+
     /// Signals the legacy line where it is asserted and not masked.
     pub(crate) fn fire_intx(&mut self, allowed: bool) {
         if let (true, true, false, Some(event)) = (allowed, self.asserted(), self.intx_masked, &self.intx) {

@@ -9,6 +9,7 @@
 //!   a queue's rings                ring        a descriptor chain        chain
 //!   mapped memory                  dma         requests                  control, data
 //!   sessions, AES                  sessions, crypto                      layouts: wire
+//!   what goes wrong on purpose     faults
 //! ```
 //!
 //! Nothing here is shared with the driver's side but the traits of `ringbell_drivers::pci` and
@@ -24,6 +25,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 mod chain;
+mod clock;
 mod config;
 mod control;
 mod crypto;

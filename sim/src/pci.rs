@@ -26,6 +26,8 @@ const MSIX_PENDING: u32 = 0x800;
 pub(crate) const VIRTIO_BAR: u8 = 4;
 /// Bytes of it.
 pub(crate) const VIRTIO_BAR_SIZE: u64 = 16 << 10;
+/// A BAR that is not there.
+pub(crate) const NO_BAR: u8 = 2;
 /// Common configuration.
 pub(crate) const COMMON: u64 = 0;
 /// ISR status.
@@ -39,15 +41,15 @@ pub(crate) const QEMU_STRUCTURE: u64 = 0x1000;
 /// Bytes from one doorbell to the next.
 pub(crate) const NOTIFY_MULTIPLIER: u64 = 4;
 
-const CAP_COMMON: u16 = 0x40;
+pub(crate) const CAP_COMMON: u16 = 0x40;
 const CAP_ISR: u16 = 0x50;
-const CAP_DEVICE: u16 = 0x60;
-const CAP_NOTIFY: u16 = 0x70;
+pub(crate) const CAP_DEVICE: u16 = 0x60;
+pub(crate) const CAP_NOTIFY: u16 = 0x70;
 /// Capability of access through config space; its data window follows it.
 pub(crate) const CAP_PCI: u16 = 0x84;
 /// The data window of that capability, 4 bytes.
 pub(crate) const PCI_DATA: u16 = CAP_PCI + 16;
-const CAP_MSIX: u16 = 0x98;
+pub(crate) const CAP_MSIX: u16 = 0x98;
 
 const COMMAND_INTX_DISABLE: u16 = 1 << 10;
 const STATUS_INTERRUPT: u16 = 1 << 3;

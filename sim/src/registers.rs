@@ -74,7 +74,11 @@ impl Device {
     pub(crate) fn read_registers(&mut self, offset: u64, data: &mut [u8]) {
         data.fill(0);
         if let Some(at) = within(offset, data.len(), COMMON, size_of::<CommonConfig>()) {
-            data.copy_from_slice(&self.common_config().as_bytes()[at..][..data.len()]);
+            let mut common = self.common_config();
+            if self.faults.any() {
+                self.lie(at, data.len(), &mut common);
+            }
+            data.copy_from_slice(&common.as_bytes()[at..][..data.len()]);
         } else if offset == ISR {
             data[0] = self.interrupts.take_isr();
         } else if let Some(at) = within(offset, data.len(), DEVICE, size_of::<CryptoConfig>()) {
@@ -161,7 +165,7 @@ impl Device {
             (1 << wire::SERVICE_CIPHER, ciphers, 0_u32)
         };
         CryptoConfig {
-            status: wire::S_HW_READY.into(),
+            status: if self.faults.not_ready { 0 } else { wire::S_HW_READY }.into(),
             max_dataqueues: u32::from(self.config.queues).into(),
             crypto_services: services.into(),
             cipher_algo_l: ciphers.into(),
@@ -229,6 +233,9 @@ impl Device {
     /// Writes device status (2.1, 3.1).
     fn write_status(&mut self, value: u8) -> Effect {
         let before = self.common.status;
+        if self.faults.any() && self.status_hangs(value) {
+            return Effect::None;
+        }
         if value == 0 {
             self.reset("the driver wrote 0 to device status");
             return Effect::None;
@@ -252,6 +259,9 @@ impl Device {
         }
         debug!(before, status, "device status");
         self.common.status = status;
+        if status & !before & wire::STATUS_DRIVER_OK != 0 && self.faults.any() {
+            self.set_up();
+        }
         Effect::None
     }
 
@@ -267,7 +277,13 @@ impl Device {
         }
         debug!(before = self.common.status, value, "device status");
         self.common.status = value;
-        if new & wire::STATUS_DRIVER_OK != 0 { Effect::Start } else { Effect::None }
+        if new & wire::STATUS_DRIVER_OK == 0 {
+            return Effect::None;
+        }
+        if self.faults.any() {
+            self.set_up();
+        }
+        Effect::Start
     }
 
     /// Whether the features that the driver accepted can be worked with.

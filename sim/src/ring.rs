@@ -18,7 +18,7 @@
 //! - Sleep: `avail_event` (or `used.flags`), **full fence**, `avail.idx`. The driver stores
 //!   `avail.idx`, full fence, loads `avail_event`: one of the two sees the other.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::{Ordering, fence};
 
 use zerocopy::little_endian::U32;
@@ -26,6 +26,8 @@ use zerocopy::{FromZeros, IntoBytes};
 
 use crate::dma::{DmaMap, PAGE, Piece};
 use crate::error::DriverError;
+use crate::faults::Marks;
+use crate::rng::Rng;
 use crate::wire;
 
 /// The three parts of a ring, translated.
@@ -37,10 +39,12 @@ pub(crate) struct View {
 }
 
 /// A request that was taken and is not due yet.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(crate) struct Pending {
     pub(crate) head: u16,
     pub(crate) ready_at: u64,
+    /// How a fault has struck it.
+    pub(crate) marks: Option<Box<Marks>>,
 }
 
 /// A queue: the registers that the driver wrote, and where the device is in the ring.
@@ -73,7 +77,11 @@ pub(crate) struct Queue {
     decided: bool,
     /// Taken requests in order of time, and those that are due (for a shuffled order).
     pub(crate) pending: VecDeque<Pending>,
-    pub(crate) ready: Vec<u16>,
+    pub(crate) ready: Vec<Pending>,
+    /// Taken and never to be completed.
+    pub(crate) stalled: Vec<u16>,
+    /// Done, but the driver was not told.
+    pub(crate) lost: BTreeSet<u16>,
 }
 
 impl Queue {
@@ -98,6 +106,8 @@ impl Queue {
             decided: false,
             pending: VecDeque::new(),
             ready: Vec::new(),
+            stalled: Vec::new(),
+            lost: BTreeSet::new(),
         }
     }
 
@@ -107,6 +117,16 @@ impl Queue {
         *self = Self { pending, ready, ..Self::new(self.index, max_size, self.qemu) };
         self.pending.clear();
         self.ready.clear();
+    }
+
+    /// What is in flight will never be completed: how much that was.
+    pub(crate) fn lose_in_flight(&mut self) -> usize {
+        let lost = self.in_flight();
+        self.pending.clear();
+        self.ready.clear();
+        self.stalled.clear();
+        self.awake = false;
+        lost
     }
 
     /// Makes the queue live, with the addresses that its registers hold.
@@ -125,7 +145,51 @@ impl Queue {
 
     /// Requests that were taken and not completed.
     pub(crate) fn in_flight(&self) -> usize {
-        self.pending.len() + self.ready.len()
+        self.pending.len() + self.ready.len() + self.stalled.len()
+    }
+
+    /// Their heads.
+    pub(crate) fn heads(&self) -> impl Iterator<Item = u16> {
+        let taken = self.ready.iter().chain(&self.pending).map(|request| request.head);
+        self.stalled.iter().copied().chain(taken)
+    }
+
+    /// Keeps a request until its time, behind those whose time is the same.
+    pub(crate) fn hold(&mut self, request: Pending) {
+        let at = self.pending.iter().rposition(|other| other.ready_at <= request.ready_at);
+        self.pending.insert(at.map_or(0, |at| at + 1), request);
+    }
+
+    /// The next request to complete, of those whose time has come: any of them with `shuffle`, and
+    /// of those that a fault has struck so.
+    pub(crate) fn next_due(&mut self, now: u64, shuffle: bool, rng: &mut Rng) -> Option<Pending> {
+        let Self { pending, ready, .. } = self;
+        let due = |first: &&Pending| first.ready_at <= now;
+        let loose = |first: &&Pending| shuffle || first.marks.as_ref().is_some_and(|marks| marks.shuffle);
+        while pending.front().filter(due).filter(loose).is_some() {
+            ready.extend(pending.pop_front());
+        }
+        let front = usize::from(pending.front().filter(due).is_some());
+        // In the order of time nothing is left to chance.
+        let which = if ready.is_empty() { 0 } else { rng.below(ready.len() + front) };
+        match front {
+            _ if which < ready.len() => Some(ready.swap_remove(which)),
+            0 => None,
+            _ => pending.pop_front(),
+        }
+    }
+
+    /// A head of which the driver waits for nothing: not taken, not lost, not available, not `head`.
+    pub(crate) fn free_head(&self, head: u16, rng: &mut Rng) -> Option<u16> {
+        let view = self.view.as_ref()?;
+        let mut busy: BTreeSet<u16> = self.heads().chain(self.lost.iter().copied()).chain([head]).collect();
+        let ahead = self.load_available(view).ok()?.wrapping_sub(self.taken).min(self.size);
+        for number in 0..ahead {
+            let slot = self.slot(self.taken.wrapping_add(number));
+            busy.extend(view.avail.load_u16(4 + 2 * slot, Ordering::Relaxed));
+        }
+        let free: Vec<u16> = (0..self.size).filter(|head| !busy.contains(head)).collect();
+        if free.is_empty() { None } else { Some(free[rng.below(free.len())]) }
     }
 
     /// Translates the ring's addresses where that is still to be done.
@@ -212,10 +276,10 @@ impl Queue {
 
     /// Writes a used element; the driver sees it after [`publish`](Self::publish).
     #[inline]
-    pub(crate) fn push_used(&mut self, head: u16, len: u32) -> Result<(), DriverError> {
+    pub(crate) fn push_used(&mut self, id: u32, len: u32) -> Result<(), DriverError> {
         let Some(view) = &self.view else { return Err(self.gone()) };
         let slot = self.slot(self.used_next);
-        let element = wire::UsedElement { id: U32::new(u32::from(head)), len: U32::new(len) };
+        let element = wire::UsedElement { id: U32::new(id), len: U32::new(len) };
         let mut bytes = element.as_bytes();
         if self.qemu {
             // Behind an IOMMU, QEMU before 9.1 writes what lies past a page's end somewhere else.
@@ -231,6 +295,21 @@ impl Queue {
     #[inline]
     pub(crate) fn unpublished(&self) -> u16 {
         self.used_next.wrapping_sub(self.published)
+    }
+
+    /// The used index, published or not.
+    pub(crate) fn used_index(&self) -> u16 {
+        self.used_next
+    }
+
+    /// Goes on with another used index.
+    pub(crate) fn leap_to(&mut self, index: u16) {
+        self.used_next = index;
+    }
+
+    /// Bus address of the used ring.
+    pub(crate) fn used_ring(&self) -> u64 {
+        self.rings[2]
     }
 
     /// Publishes the used elements.

@@ -118,7 +118,10 @@ impl Sim {
     /// # Ok::<(), ringbell_sim::SimError>(())
     /// ```
     pub fn inject(&self, fault: Fault) {
-        self.owner.core.device().inject(fault);
+        let core = &self.owner.core;
+        core.device().inject(fault);
+        // A storm may begin.
+        core.apply(Effect::Wake);
     }
 
     /// How often faults of that kind struck: a request, an answer, an interrupt that it spoilt, or
@@ -173,6 +176,24 @@ impl Drop for Owner {
     }
 }
 
+/// What a doorbell looks at without the lock. Relaxed: one of another thread may be a little late,
+/// as on a bus.
+#[derive(Debug, Default)]
+pub(crate) struct Gate {
+    /// The function answers memory accesses, doorbells among them.
+    memory_enabled: AtomicBool,
+    /// There is no function any more: doorbells vanish.
+    removed: AtomicBool,
+}
+
+impl Gate {
+    /// The function is gone.
+    pub(crate) fn remove(&self) {
+        self.removed.store(true, Ordering::Relaxed);
+        self.memory_enabled.store(false, Ordering::Relaxed);
+    }
+}
+
 /// What handles, doorbells and the thread share.
 #[derive(Debug)]
 pub(crate) struct Core {
@@ -183,8 +204,7 @@ pub(crate) struct Core {
     kicks: [AtomicU64; 2],
     kick_count: AtomicU64,
     bad_kicks: AtomicU64,
-    /// The function answers memory accesses, doorbells among them.
-    memory_enabled: AtomicBool,
+    gate: Arc<Gate>,
     /// A kick of the control queue that came without bus mastering (stepped mode).
     control_held: AtomicBool,
     stop: AtomicBool,
@@ -203,12 +223,12 @@ pub(crate) struct Core {
 impl Core {
     fn new(config: SimConfig, stepped: bool) -> Result<Arc<Self>, SimError> {
         config.validate()?;
+        let gate = Arc::new(Gate::default());
         Ok(Arc::new(Self {
             waiting: AtomicU32::new(0),
             kicks: [AtomicU64::new(0), AtomicU64::new(0)],
             kick_count: AtomicU64::new(0),
             bad_kicks: AtomicU64::new(0),
-            memory_enabled: AtomicBool::new(false),
             control_held: AtomicBool::new(false),
             stop: AtomicBool::new(false),
             thread: OnceLock::new(),
@@ -218,7 +238,8 @@ impl Core {
             #[cfg(test)]
             rounds: AtomicU64::new(0),
             address: format!("sim:{config}"),
-            device: Mutex::new(Device::new(config, stepped)),
+            device: Mutex::new(Device::new(config, stepped, Arc::clone(&gate))),
+            gate,
         }))
     }
 
@@ -248,8 +269,7 @@ impl Core {
 
     /// The command register changed.
     pub(crate) fn set_memory_enabled(&self, on: bool) {
-        // Relaxed: a doorbell of another thread may be a little late, as on a bus.
-        self.memory_enabled.store(on, Ordering::Relaxed);
+        self.gate.memory_enabled.store(on, Ordering::Relaxed);
     }
 
     /// Stepped mode: serves the control queue now, or when bus mastering is on again.
@@ -275,8 +295,11 @@ impl Core {
 
     /// A write of `value` to the doorbell of `queue`.
     fn notify(&self, queue: u16, value: u16) {
-        let enabled = queue <= self.control && self.memory_enabled.load(Ordering::Relaxed);
+        let enabled = queue <= self.control && self.gate.memory_enabled.load(Ordering::Relaxed);
         let right = enabled && value == queue;
+        if !right && self.gate.removed.load(Ordering::Relaxed) {
+            return;
+        }
         if !right {
             self.bad_kicks.fetch_add(1, Ordering::Relaxed);
             tracing::warn!(queue, value, "doorbell with a wrong value or without memory space");

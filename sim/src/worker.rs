@@ -6,7 +6,6 @@ use crate::data;
 use crate::dma::DmaMap;
 use crate::error::DriverError;
 use crate::ring::Queue;
-use crate::rng::Rng;
 use crate::sessions::Sessions;
 use crate::stats::SimStats;
 
@@ -20,7 +19,7 @@ const PUBLISH_BYTES: u32 = 4096;
 pub(crate) struct Worker<'d> {
     pub(crate) queue: &'d mut Queue,
     pub(crate) dma: &'d DmaMap,
-    pub(crate) sessions: &'d Sessions,
+    pub(crate) sessions: &'d mut Sessions,
     pub(crate) chain: &'d mut Chain,
     pub(crate) scratch: &'d mut data::Scratch,
     pub(crate) config: &'d SimConfig,
@@ -37,25 +36,11 @@ impl Worker<'_> {
             Err(error) => Err(error),
         };
         let len = outcome.inspect_err(|_| stats.dropped += 1)?;
-        queue.push_used(head, len)?;
+        queue.push_used(u32::from(head), len)?;
         stats.completed += 1;
         if queue.unpublished() >= PUBLISH_EVERY || len >= PUBLISH_BYTES {
             queue.publish();
         }
         Ok(())
-    }
-
-    /// The next request to complete, of those whose time has come.
-    pub(crate) fn next_due(&mut self, now: u64, shuffle: Option<&mut Rng>) -> Option<u16> {
-        let Queue { pending, ready, .. } = self.queue;
-        let mut due = || match pending.front() {
-            Some(first) if first.ready_at <= now => pending.pop_front().map(|first| first.head),
-            _ => None,
-        };
-        let Some(rng) = shuffle else { return due() };
-        while let Some(head) = due() {
-            ready.push(head);
-        }
-        if ready.is_empty() { None } else { Some(ready.swap_remove(rng.below(ready.len()))) }
     }
 }

@@ -6,7 +6,7 @@ use ringbell_drivers::dma::SharedMemory;
 use super::Driver;
 use super::driver::{ALL, EVENT_IDX, INDIRECT, VERSION_1, header};
 use crate::rng::Rng;
-use crate::{DriverError, Order, Quirks, Sim, SimConfig};
+use crate::{DriverError, Fault, FaultKind, Order, Quirks, Sim, SimConfig};
 
 fn stepped() -> Driver {
     Driver::new(Sim::stepped(SimConfig { queue_size: 16, ..SimConfig::default() }).unwrap(), ALL)
@@ -225,6 +225,21 @@ fn memory_that_changes_under_the_device_is_harmless() {
     assert!(driver.create(3, 1, &[0; 16]).is_ok());
 }
 
+/// Faults that a driver of noise can be started with.
+fn some_faults(rng: &mut Rng) -> Vec<Fault> {
+    let mut one = || {
+        let kind = FaultKind::ALL[rng.below(FaultKind::ALL.len())];
+        let stubborn = matches!(
+            kind,
+            FaultKind::Remove | FaultKind::BadConfig | FaultKind::ResetHang | FaultKind::ResetFails
+        );
+        let often = ["", ":once", ":x3", ":1/2", ":always"][rng.below(5)];
+        let word = if stubborn || kind == FaultKind::ControlHang { "@99999" } else { often };
+        format!("{kind}{word}").parse().unwrap()
+    };
+    vec![one(), one(), one()]
+}
+
 /// Rings, tables and requests of noise, half of it plausible. Whatever comes, the device answers or
 /// goes to its error state.
 #[test]
@@ -238,6 +253,7 @@ fn garbage_never_panics() {
             seed,
             order: if seed % 3 == 0 { Order::Shuffle } else { Order::Fifo },
             quirks: if seed % 4 == 1 { Quirks::Qemu } else { Quirks::None },
+            faults: if seed % 2 == 0 { some_faults(&mut rng) } else { Vec::new() },
             ..SimConfig::default()
         };
         let wanted = if seed % 5 == 0 { VERSION_1 | 1 << 33 | INDIRECT } else { ALL };

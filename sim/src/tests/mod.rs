@@ -2,6 +2,7 @@
 //! the crate's own structures).
 
 mod driver;
+mod faults;
 mod hostile;
 mod registers;
 mod requests;
