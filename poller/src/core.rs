@@ -259,11 +259,6 @@ impl Core {
                 queue.side.counters.complete.expired.add(expired);
             }
             quarantined += queue.quarantined;
-            let ring = queue.side.completer.ring();
-            if queue.quarantined > ring.capacity() / 2 {
-                let what = "return most of the requests that it has";
-                return Err(Error::Timeout { what, limit: config.request_timeout });
-            }
             let returned = queue.side.completer.ring().returned();
             if returned != queue.last_returned {
                 queue.last_returned = returned;

@@ -20,7 +20,7 @@ pub struct Meddler {
     astray: u64,
     trick: Mutex<Option<Trick>>,
     armed: AtomicBool,
-    /// It takes neither a reset nor bus mastering off.
+    /// It takes no reset of either kind, nor bus mastering off.
     stubborn: AtomicBool,
     unmapped: AtomicU32,
     this: std::sync::Weak<Meddler>,
@@ -56,7 +56,8 @@ impl Meddler {
         self.armed.store(true, Ordering::SeqCst);
     }
 
-    /// From now on the device takes no write to a BAR, and bus mastering stays on.
+    /// From now on the device takes no write to a BAR, bus mastering stays on, and the function cannot be
+    /// reset.
     pub fn be_stubborn(&self) {
         self.stubborn.store(true, Ordering::SeqCst);
     }
@@ -190,6 +191,9 @@ impl PciFunction for Meddler {
     }
 
     fn reset(&self) -> Result<()> {
+        if self.stubborn.load(Ordering::SeqCst) {
+            return Err(Error::Down("stubborn"));
+        }
         self.below.reset()
     }
 

@@ -50,6 +50,7 @@ Examples:
   ringbell speed --size 64 --size 16k --threads 2 --device sim:queues=2
   ringbell speed --op aes-256-ctr --decrypt --ops 1000000 --json
   ringbell speed --device sim:compute=none --size 64 --in-flight 32 --phased
+  ringbell speed --device sim:fault=needs-reset@10000 --json
 
 Every result is compared with one that was computed in software before, unless
 the device is sim:compute=none, which does no arithmetic. Wrong results, errors
@@ -107,6 +108,10 @@ pub(crate) struct SpeedArgs {
     /// driver's own cost, in TSC ticks
     #[arg(long)]
     pub(crate) phased: bool,
+
+    /// When the device is failed, go on by software, and say for how many requests
+    #[arg(long, conflicts_with = "phased")]
+    pub(crate) failover: bool,
 
     /// Print one JSON object for each size
     #[arg(long)]

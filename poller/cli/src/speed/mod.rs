@@ -15,12 +15,12 @@ mod work;
 mod worker;
 
 use std::io::IsTerminal;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use ringbell::{Cipher, Device, DeviceOptions, Direction, Stats};
+use ringbell::{Cipher, Device, DeviceOptions, DeviceState, DeviceStatus, Direction, Fault, Stats};
 
 use crate::cli::{Idle, SpeedArgs, Wake};
 use crate::device::{DeviceName, offered_cipher};
@@ -47,6 +47,7 @@ pub(crate) struct Plan {
     pub(crate) idle: Idle,
     pub(crate) core: Option<usize>,
     pub(crate) phased: bool,
+    pub(crate) failover: bool,
     /// Show progress on the terminal.
     pub(crate) progress: bool,
 }
@@ -63,7 +64,8 @@ pub(crate) struct Cycles {
 pub(crate) struct Measured {
     pub(crate) elapsed: Duration,
     pub(crate) counts: Counts,
-    pub(crate) recoveries: u64,
+    /// The device before it was shut down, and what it has been through.
+    pub(crate) fate: Fate,
     /// In TSC ticks.
     pub(crate) latency: Histogram<u64>,
     pub(crate) ticks_per_second: f64,
@@ -75,6 +77,42 @@ pub(crate) struct Measured {
     pub(crate) interrupted: bool,
 }
 
+/// What became of the device.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Fate {
+    pub(crate) state: DeviceState,
+    pub(crate) faults: u64,
+    pub(crate) recoveries: u64,
+    pub(crate) failed_over: u64,
+}
+
+/// How long a device that is suspect or being reset has to become ready or failed: the poller's stall
+/// limit and all its tries are shorter.
+const SETTLE: Duration = Duration::from_secs(30);
+
+impl Fate {
+    /// Waits until it is decided; `wait` lets the poller work for a moment.
+    pub(crate) fn of(device: &Device, mut wait: impl FnMut()) -> Self {
+        let start = Instant::now();
+        let undecided = |state| matches!(state, DeviceState::Suspect | DeviceState::Resetting);
+        while undecided(device.state()) && start.elapsed() < SETTLE {
+            wait();
+        }
+        let stats = device.stats();
+        Self {
+            state: device.state(),
+            faults: stats.faults,
+            recoveries: stats.recoveries,
+            failed_over: stats.failed_over,
+        }
+    }
+
+    /// Whether the device had a fault and came back.
+    fn came_back(&self) -> bool {
+        self.recoveries > 0 && self.state == DeviceState::Ready
+    }
+}
+
 /// What the command itself counts, independently of the library.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Counts {
@@ -83,6 +121,8 @@ pub(crate) struct Counts {
     pub(crate) callbacks: u64,
     pub(crate) eagain: u64,
     pub(crate) errors: u64,
+    /// Of the errors: answers of a device that works.
+    pub(crate) rejected: u64,
     pub(crate) verified: u64,
     pub(crate) mismatches: u64,
 }
@@ -94,6 +134,7 @@ impl Counts {
         self.callbacks += other.callbacks;
         self.eagain += other.eagain;
         self.errors += other.errors;
+        self.rejected += other.rejected;
         self.verified += other.verified;
         self.mismatches += other.mismatches;
     }
@@ -119,12 +160,27 @@ impl Counts {
         }
     }
 
-    /// What of it is no success.
-    pub(crate) fn trouble(&self, first_error: Option<&str>) -> Option<String> {
+    /// Counts a request that ended with an error.
+    pub(crate) fn add_error(&mut self, fault: Fault) {
+        self.errors += 1;
+        let rejected = matches!(fault, Fault::Device(status) if status != DeviceStatus::InvalidSession);
+        self.rejected += u64::from(rejected);
+    }
+
+    /// What of it is no success. Requests that were lost to a fault are none, but where the device
+    /// came back (or software took its place) that is what was to be shown.
+    pub(crate) fn trouble(&self, first_error: Option<&str>, fate: &Fate) -> Option<String> {
+        let first = first_error.unwrap_or("no reason is known");
+        let excused = if fate.came_back() || fate.failed_over > 0 { self.errors - self.rejected } else { 0 };
         if self.mismatches > 0 {
             Some(format!("{} of {} results are wrong", self.mismatches, self.verified))
-        } else if self.errors > 0 {
-            let first = first_error.unwrap_or("no reason is known");
+        } else if fate.state == DeviceState::Failed && fate.failed_over == 0 {
+            Some(format!(
+                "the device had {} faults and did not come back; {} of {} requests ended with errors, the \
+                 first: {first}",
+                fate.faults, self.errors, self.submitted
+            ))
+        } else if self.errors > excused {
             Some(format!(
                 "{} of {} requests ended with errors, the first: {first}",
                 self.errors, self.submitted
@@ -229,6 +285,7 @@ fn plans(args: &SpeedArgs, device: &DeviceName, opened: &Device) -> Result<Vec<P
         idle: args.idle,
         core: args.core,
         phased: args.phased,
+        failover: args.failover,
         progress: !args.json && std::io::stderr().is_terminal(),
     };
     Ok(args.sizes.iter().map(plan).collect())

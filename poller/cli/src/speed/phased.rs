@@ -21,7 +21,7 @@ use ringbell::{
 };
 
 use super::work::{self, Job, Pool};
-use super::{Counts, Cycles, Interrupt, Limit, Measured, Plan, Progress, histogram};
+use super::{Counts, Cycles, Fate, Interrupt, Limit, Measured, Plan, Progress, histogram};
 use crate::error::{Error, Result};
 
 /// Operations of a chunk: one figure of the median is the mean over so many.
@@ -168,18 +168,20 @@ impl Run {
         let elapsed = start.elapsed();
         let ticks_per_second = ticks().wrapping_sub(first_tick) as f64 / elapsed.as_secs_f64();
         drop(progress);
+        let fate = Fate::of(device, || {
+            let _ = self.poller.poll();
+        });
         self.poller.shutdown();
         // What the shutdown has ended.
         self.work.look_at_all();
-        let stats = device.stats();
         self.work.counts.callbacks = deliveries();
-        let lost = self.work.counts.check(&stats).err();
-        let trouble =
-            lost.or_else(|| self.work.counts.trouble(self.work.first_error.as_deref())).or(self.stopped_by);
+        let (counts, first_error) = (&self.work.counts, self.work.first_error.as_deref());
+        let lost = counts.check(&device.stats()).err();
+        let trouble = lost.or_else(|| counts.trouble(first_error, &fate)).or(self.stopped_by);
         Ok(Measured {
             elapsed,
             counts: self.work.counts,
-            recoveries: stats.recoveries,
+            fate,
             latency: self.latency,
             ticks_per_second,
             cycles: self.chunks.finish(),
@@ -277,7 +279,7 @@ impl Work {
                     }
                 }
                 Err(fault) => {
-                    counts.errors += 1;
+                    counts.add_error(fault);
                     first_error.get_or_insert_with(|| fault.to_string());
                 }
             }

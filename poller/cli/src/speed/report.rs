@@ -1,7 +1,7 @@
 //! Results: an object for programs, a line for people.
 
 use hdrhistogram::Histogram;
-use ringbell::{Device, Direction};
+use ringbell::{Device, DeviceState, Direction};
 use serde::Serialize;
 
 use super::{Cycles, Measured, Plan};
@@ -32,6 +32,10 @@ struct Object<'a> {
     verified: u64,
     mismatches: u64,
     recoveries: u64,
+    faults: u64,
+    failed_over: u64,
+    /// The device's at the end: ready, failed.
+    state: &'a str,
     ops_per_second: f64,
     bytes_per_second: f64,
     latency_ns: Latency,
@@ -130,11 +134,25 @@ fn object<'a>(plan: &'a Plan, measured: &Measured) -> Object<'a> {
         errors: counts.errors,
         verified: counts.verified,
         mismatches: counts.mismatches,
-        recoveries: measured.recoveries,
+        recoveries: measured.fate.recoveries,
+        faults: measured.fate.faults,
+        failed_over: measured.fate.failed_over,
+        state: state_name(measured.fate.state),
         ops_per_second: rate(counts.completed as f64),
         bytes_per_second: rate(counts.completed as f64 * plan.size as f64),
         latency_ns: Latency::of(&measured.latency, measured.ticks_per_second),
         phased: measured.cycles.map(Phased::of),
+    }
+}
+
+/// A state, as in JSON.
+fn state_name(state: DeviceState) -> &'static str {
+    match state {
+        DeviceState::Ready => "ready",
+        DeviceState::Suspect => "suspect",
+        DeviceState::Resetting => "resetting",
+        DeviceState::Failed => "failed",
+        _ => "closed",
     }
 }
 
@@ -197,6 +215,15 @@ fn line(object: &Object<'_>) -> String {
             with_spread(phased.enqueue_cycles_per_op, phased.enqueue_cycles_spread),
             with_spread(phased.dequeue_cycles_per_op, phased.dequeue_cycles_spread)
         );
+    }
+    if object.faults > 0 || object.recoveries > 0 {
+        text += &format!(
+            "\n         device faults: {}, recoveries: {}, at the end: {}",
+            object.faults, object.recoveries, object.state
+        );
+    }
+    if object.failed_over > 0 {
+        text += &format!("\n         done by software, not by the device: {} requests", object.failed_over);
     }
     text
 }

@@ -10,7 +10,7 @@ use ringbell::{Device, IdlePolicy, Poller, PollerConfig};
 
 use super::work::{self, Pool};
 use super::worker::{Outcome, Worker};
-use super::{Counts, Interrupt, Limit, Measured, Plan, Progress, histogram};
+use super::{Counts, Fate, Interrupt, Limit, Measured, Plan, Progress, histogram};
 use crate::cli::Idle;
 use crate::error::{Error, Result};
 
@@ -40,15 +40,15 @@ pub(super) fn measure(plan: &Plan, interrupt: &Interrupt) -> Result<Measured> {
         stopped_by = stopped_by.or(outcome.stopped_by);
     }
     let ticks_per_second = ticks().wrapping_sub(first_tick) as f64 / start.elapsed().as_secs_f64();
+    let fate = Fate::of(&device, || std::thread::sleep(Duration::from_millis(1)));
     // After it nothing is counted any more.
     poller.shutdown();
-    let stats = device.stats();
-    let lost = counts.check(&stats).err();
-    let trouble = lost.or_else(|| counts.trouble(first_error.as_deref())).or(stopped_by);
+    let lost = counts.check(&device.stats()).err();
+    let trouble = lost.or_else(|| counts.trouble(first_error.as_deref(), &fate)).or(stopped_by);
     Ok(Measured {
         elapsed: end.saturating_duration_since(start),
         counts,
-        recoveries: stats.recoveries,
+        fate,
         latency,
         ticks_per_second,
         cycles: None,
@@ -65,6 +65,7 @@ fn config(plan: &Plan) -> PollerConfig {
             Idle::Interrupt => IdlePolicy::Interrupt,
         },
         core: plan.core,
+        failover: plan.failover,
         // The callbacks are known to be small: what takes long is the machine, with more threads
         // than cores.
         slow_callback: Duration::from_millis(50),

@@ -371,7 +371,7 @@ impl Worker {
                 }
             }
             Err(fault) => {
-                counts.errors += 1;
+                counts.add_error(fault);
                 self.result.first_error.get_or_insert_with(|| fault.to_string());
             }
         }
