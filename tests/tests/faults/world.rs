@@ -84,13 +84,19 @@ pub fn poller_config() -> PollerConfig {
 }
 
 impl World {
-    pub fn new(sim: &str, wake: Wake, mut config: PollerConfig, with_owned: bool) -> Self {
+    pub fn new(
+        sim: &str,
+        wake: Wake,
+        options: &DeviceOptions,
+        mut config: PollerConfig,
+        with_owned: bool,
+    ) -> Self {
         let clock = ManualClock::new();
         config.clock = Clock::Manual(clock.clone());
         let queues = if with_owned { 2 } else { 1 };
         let comma = if sim.is_empty() { "" } else { "," };
         let text = format!("queue-size={DEPTH},queues={queues},seed=5{comma}{sim}");
-        let (sim, device, poller) = stepped(&text, &options(), config);
+        let (sim, device, poller) = stepped(&text, options, config);
         let mut rng = Rng::new(7);
         let key_bytes = [0; 2].map(|_| <[u8; 16]>::try_from(rng.bytes(16)).unwrap());
         let [key, other] = key_bytes.each_ref().map(|bytes| device.cipher_key(CIPHER, bytes).unwrap());
@@ -403,7 +409,8 @@ impl World {
     }
 }
 
-pub fn options() -> DeviceOptions {
+/// How its device is opened.
+pub fn device_options() -> DeviceOptions {
     DeviceOptions {
         control_timeout: Duration::from_millis(5),
         check_memory: true,

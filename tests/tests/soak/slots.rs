@@ -239,12 +239,12 @@ impl Context {
 
     /// Looks whether the request has ended, where nobody is told, and at how.
     pub fn harvest(&self) {
-        let mut mine = lock(&self.slot.flight);
-        if !matches!(self.slot.manner, Manner::Fd | Manner::Nothing) {
-            // It was looked at in the callback.
+        if self.slot.manner.has_callback() {
+            // It was looked at in the callback. Without the lock: `take` waits for a callback that runs.
             drop(self.ctx.take());
             return;
         }
+        let mut mine = lock(&self.slot.flight);
         let Some(flight) = *mine else { return };
         if let Some(done) = self.ctx.take_ready() {
             *mine = None;
