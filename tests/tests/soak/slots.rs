@@ -146,6 +146,13 @@ pub fn get(counter: &AtomicU64) -> u64 {
     counter.load(Ordering::SeqCst)
 }
 
+/// All memory is back, but for what the control queue keeps for the next sessions. Of a device that
+/// failed there may be more than before: its rings.
+pub fn check_memory(device: &Device, free: usize) {
+    let now = device.free_bytes();
+    assert!(now + 12 * 256 >= free, "buffers are lost: {now} of {free} bytes are free");
+}
+
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

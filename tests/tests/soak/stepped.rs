@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ringbell::sim::{FaultKind, Sim};
 use ringbell::{
-    CipherKey, Clock, Device, DeviceOptions, DeviceState, ManualClock, ManualPoller, OwnedQueue,
+    CipherKey, Clock, Device, DeviceOptions, DeviceState, Direction, ManualClock, ManualPoller, OwnedQueue,
     PollerConfig, Reason, WaitCtx,
 };
 
@@ -16,8 +16,6 @@ use crate::report::Report;
 use crate::slots::{Context, Flight, KeyData, Manner, Tally, get, lock};
 
 const ROUND: Duration = Duration::from_millis(20);
-/// What the control queue may keep.
-const SPARE: usize = 12 * 256;
 const ENDLESS: u32 = 20_000;
 /// Operations of an epoch, and epochs of a life.
 const EPOCH: u64 = 3000;
@@ -385,9 +383,7 @@ impl World {
         for waiter in self.waiters.drain(..) {
             assert_eq!(waiter.load(Ordering::SeqCst), 1, "a waiter for room was not told, or twice");
         }
-        // The control queue keeps some of its buffers for the next sessions.
-        let (now, before) = (self.device.free_bytes(), self.free);
-        assert!(now + SPARE >= before, "buffers are lost: {now} of {before} bytes are free");
+        crate::slots::check_memory(&self.device, self.free);
         if !self.is_alive() {
             let flight = Flight::random(&mut self.rng);
             let request = flight.request(&self.device, &self.all, &self.keys).expect("a request");
@@ -398,8 +394,9 @@ impl World {
 
     /// Each queue takes exactly its depth.
     fn check_capacity(&mut self) {
-        let prepared = self.keys[0].prepare();
-        if prepared.is_err() || self.device.state() == DeviceState::Resetting {
+        let prepared = [Direction::Encrypt, Direction::Decrypt]
+            .map(|direction| self.keys[0].prepare_for(direction, Duration::from_millis(5)));
+        if prepared.iter().any(Result::is_err) || self.device.state() == DeviceState::Resetting {
             // A fault that was under way still.
             self.settle();
             return self.check();

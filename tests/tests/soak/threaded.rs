@@ -5,24 +5,26 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use ringbell::sim::{FaultKind, Sim};
 use ringbell::{
     CipherKey, Device, DeviceOptions, DeviceState, OwnedQueue, Poller, PollerConfig, Reason, Request, WaitCtx,
 };
 
-use crate::common::{FOR_EVER, Rng, assert_all_back, wait_until};
+use crate::common::{FOR_EVER, Rng, wait_until};
 use crate::report::Report;
-use crate::slots::{Context, Flight, KeyData, Manner, Tally, get, keys, lock};
+use crate::slots::{Context, Flight, KeyData, Manner, Tally, check_memory, get, keys, lock};
 
 const FAULTS: &[&str] = &[
-    "fault=drop:1/20000",
-    "fault=slow:1ms:1/3000,fault=op-error:each:1/1000",
-    "fault=needs-reset:1/30000",
-    "fault=bad-id:1/30000,fault=irq-lost:1/3",
-    "fault=used-jump:1/40000,fault=drop:1/40000",
-    "fault=session-lost:1/10000",
-    "fault=status-garbage:1/30000,fault=duplicate:1/50000",
-    "fault=stall@20000:once,fault=reset-hang@60000:x1",
-    "fault=irq-storm@1000:x500,fault=config-change@5000,fault=reorder",
+    "fault=drop:1/3000",
+    "fault=slow:1ms:1/300,fault=op-error:each:1/100",
+    "fault=needs-reset:1/2000",
+    "fault=bad-id:1/3000,fault=irq-lost:1/3",
+    "fault=used-jump:1/4000,fault=drop:1/4000",
+    "fault=session-lost:1/1000,fault=sessions-full@5000:x2",
+    "fault=status-garbage:1/3000,fault=duplicate:1/5000",
+    "fault=stall@2000:once,fault=reset-hang@6000:x1,fault=reset-fails@9000:x3",
+    "fault=irq-storm@1000:x500,fault=config-change@3000,fault=reorder,fault=control-hang@6000",
+    "fault=bad-config@2000:queue-size-0:x1,fault=config-change@6000:not-ready",
 ];
 
 /// Devices one after the other until the time is over; each has some of it.
@@ -32,7 +34,7 @@ pub fn run(seed: u64, time: Duration) -> Report {
     let all = Arc::new(keys(&mut rng));
     let each = time / FAULTS.len() as u32;
     for faults in FAULTS {
-        let address = format!("sim:queues=3,queue-size=64,seed={},{faults}", rng.next() % 1000);
+        let address = format!("queues=3,queue-size=64,seed={},{faults}", rng.next() % 1000);
         one(&address, rng.next(), each, &all, &mut report);
         report.lives += 1;
     }
@@ -50,7 +52,9 @@ fn one(address: &str, seed: u64, time: Duration, all: &Arc<Vec<KeyData>>, report
         stall_limit: Duration::from_millis(40),
         ..Default::default()
     };
-    let device = Device::open_with(address, &options).unwrap();
+    // As `Device::open("sim:...")`, with a handle to ask what struck.
+    let sim = Sim::threaded(address.parse().unwrap()).unwrap();
+    let device = Device::from_function(sim.function(), &options).unwrap();
     let poller = Poller::spawn(&device, config).unwrap();
     let opened: Vec<_> = all.iter().map(|key| key.open(&device)).collect();
     let tally = Arc::new(Tally::default());
@@ -90,14 +94,12 @@ fn one(address: &str, seed: u64, time: Duration, all: &Arc<Vec<KeyData>>, report
     assert_eq!((stats.leaked_bytes, stats.stray_writes), (0, 0), "{address}: {stats:?}");
     let state = device.state();
     poller.shutdown();
-    if state == DeviceState::Failed {
-        assert!(device.free_bytes() + 8 * 256 >= free, "{address}: a buffer is lost");
-    } else {
-        assert_all_back(&device, free);
-    }
+    check_memory(&device, free);
     report.operations += stats.accepted + stats.eagain + stats.refused;
     report.failed += u64::from(state == DeviceState::Failed);
     report.add(&stats, &tally);
+    FaultKind::ALL.iter().for_each(|&kind| report.struck(kind, sim.struck(kind)));
+    assert_eq!(sim.stats().last_fault, None, "{address}: what the device says of its driver");
 }
 
 struct Worker<'a> {
