@@ -269,8 +269,8 @@ impl Core {
                 return Err(Error::Timeout { what: "complete any request", limit: config.stall_limit });
             }
         }
-        if quarantined == 0 && !away && lane.device.state() == DeviceState::Suspect {
-            lane.device.inner().state.set(address, DeviceState::Ready);
+        if quarantined == 0 && !away && !engine.control_pending() {
+            lane.device.inner().state.set_if(address, DeviceState::Suspect, DeviceState::Ready);
         }
         lane.inner().engine().check_health()
     }

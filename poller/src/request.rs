@@ -11,6 +11,7 @@ use ringbell_drivers::{Error, Result};
 use crate::context::{ContextClaim, Status, Target};
 use crate::device::{Device, Inner};
 use crate::key::KeyInner;
+use crate::state::DeviceState;
 
 /// What is in a request. Boxed, so that moving one is moving a pointer.
 pub(crate) struct Body {
@@ -66,7 +67,9 @@ impl Body {
     /// The device did not know the session.
     #[cold]
     pub(crate) fn session_lost(&self) {
-        self.key.device.inner().engine().session_lost(&self.session, self.used_session);
+        let device = self.key.device.inner();
+        device.engine().session_lost(&self.session, self.used_session);
+        device.state.set_if(device.engine().address(), DeviceState::Ready, DeviceState::Suspect);
     }
 
     /// Whether its input is there still when the device has been stopped in the middle of it.

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 pub enum DeviceState {
     /// It works.
     Ready = 0,
-    /// A request was not answered in time; others are.
+    /// A request was not answered in time, or the device has lost a session; others go on.
     Suspect = 1,
     /// It had a fault and is being brought back: submits answer `EAGAIN`.
     Resetting = 2,
@@ -36,6 +36,13 @@ impl StateCell {
             2 => DeviceState::Resetting,
             3 => DeviceState::Failed,
             _ => DeviceState::Closed,
+        }
+    }
+
+    /// Only the poll thread sets it, so nothing comes in between.
+    pub(crate) fn set_if(&self, address: &str, from: DeviceState, to: DeviceState) {
+        if self.get() == from {
+            self.set(address, to);
         }
     }
 

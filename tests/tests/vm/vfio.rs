@@ -10,7 +10,8 @@ crate::tests![
     files_go_through_the_device_as_through_openssl_and_the_kernel_gets_it_back,
     a_minute_of_speed_without_a_wrong_byte_or_a_lost_request,
     two_devices_interrupts_a_full_ring_and_a_fork,
-    errors_end_requests_once_and_the_iommu_holds,
+    errors_end_requests_once_the_device_comes_back_and_the_iommu_holds,
+    a_process_that_is_killed_under_load_leaves_a_device_that_works,
     an_idle_poller_costs_nothing_and_wakes,
     the_device_is_as_it_was_when_the_simulator_learnt_from_it,
 ];
@@ -227,7 +228,7 @@ fn two_devices_interrupts_a_full_ring_and_a_fork() {
     assert_eq!(outcome.emulator, "");
 }
 
-fn errors_end_requests_once_and_the_iommu_holds() {
+fn errors_end_requests_once_the_device_comes_back_and_the_iommu_holds() {
     let outcome = guest_programs(
         &[
             "error-state 0000:00:04.0",
@@ -259,6 +260,23 @@ fn errors_end_requests_once_and_the_iommu_holds() {
     for program in ["until-asked", "until-asked-spinning"] {
         let said = outcome.text(program);
         assert!(said.contains("asked after") && !said.contains("panicked"), "{said}");
+    }
+}
+
+fn a_process_that_is_killed_under_load_leaves_a_device_that_works() {
+    let outcome = guest_programs(
+        &[],
+        "for f in 0000:00:04.0 0000:00:06.0; do for i in 1 2 3; do
+            ringbell speed --device $f --seconds 60 --in-flight 256 --json > /dev/null 2>&1 & load=$!
+            sleep 2; kill -9 $load || exit 3; wait $load
+            ringbell speed --device $f --ops 2000 --json >> /out/speed || exit 4
+         done; done",
+    );
+    let said = outcome.text("speed");
+    assert_eq!(said.lines().count(), 6, "{said}");
+    for line in said.lines() {
+        let right = ["\"submitted\":2000,", "\"completed\":2000,", "\"verified\":2000,", "\"mismatches\":0,"];
+        assert!(right.iter().all(|part| line.contains(part)), "{line}");
     }
 }
 

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use ringbell::{Cipher, Device, DeviceOptions, DeviceState, DeviceStatus, Direction, Fault, Stats};
+use ringbell::{Cipher, Device, DeviceOptions, DeviceState, Direction, Stats};
 
 use crate::cli::{Idle, SpeedArgs, Wake};
 use crate::device::{DeviceName, offered_cipher};
@@ -121,8 +121,6 @@ pub(crate) struct Counts {
     pub(crate) callbacks: u64,
     pub(crate) eagain: u64,
     pub(crate) errors: u64,
-    /// Of the errors: answers of a device that works.
-    pub(crate) rejected: u64,
     pub(crate) verified: u64,
     pub(crate) mismatches: u64,
 }
@@ -134,7 +132,6 @@ impl Counts {
         self.callbacks += other.callbacks;
         self.eagain += other.eagain;
         self.errors += other.errors;
-        self.rejected += other.rejected;
         self.verified += other.verified;
         self.mismatches += other.mismatches;
     }
@@ -160,18 +157,12 @@ impl Counts {
         }
     }
 
-    /// Counts a request that ended with an error.
-    pub(crate) fn add_error(&mut self, fault: Fault) {
-        self.errors += 1;
-        let rejected = matches!(fault, Fault::Device(status) if status != DeviceStatus::InvalidSession);
-        self.rejected += u64::from(rejected);
-    }
-
     /// What of it is no success. Requests that were lost to a fault are none, but where the device
     /// came back (or software took its place) that is what was to be shown.
     pub(crate) fn trouble(&self, first_error: Option<&str>, fate: &Fate) -> Option<String> {
         let first = first_error.unwrap_or("no reason is known");
-        let excused = if fate.came_back() || fate.failed_over > 0 { self.errors - self.rejected } else { 0 };
+        let goes_on = self.completed > 0 && (fate.came_back() || fate.failed_over > 0);
+        let excused = if goes_on { self.errors } else { 0 };
         if self.mismatches > 0 {
             Some(format!("{} of {} results are wrong", self.mismatches, self.verified))
         } else if fate.state == DeviceState::Failed && fate.failed_over == 0 {

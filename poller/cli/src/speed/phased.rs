@@ -279,7 +279,7 @@ impl Work {
                     }
                 }
                 Err(fault) => {
-                    counts.add_error(fault);
+                    counts.errors += 1;
                     first_error.get_or_insert_with(|| fault.to_string());
                 }
             }

@@ -371,7 +371,7 @@ impl Worker {
                 }
             }
             Err(fault) => {
-                counts.add_error(fault);
+                counts.errors += 1;
                 self.result.first_error.get_or_insert_with(|| fault.to_string());
             }
         }
