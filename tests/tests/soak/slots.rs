@@ -210,12 +210,15 @@ impl Context {
         flight: Flight,
         how: impl FnOnce(Request, &WaitCtx) -> Result<(), Refused>,
     ) -> Option<(Reason, Request)> {
-        // Held until the answer is there: a callback that is quicker waits.
-        let mut mine = lock(&self.slot.flight);
-        if mine.is_some() {
-            return None;
+        {
+            let mut mine = lock(&self.slot.flight);
+            if mine.is_some() {
+                return None;
+            }
+            *mine = Some(flight);
         }
-        *mine = Some(flight);
+        // Without the lock: the callback may come before this returns, and on this very thread where
+        // the ring went away under the request.
         let answer = how(request, &self.ctx);
         let tally = &self.slot.tally;
         let refused = match answer {
@@ -226,7 +229,7 @@ impl Context {
             }
             Err(refused) => refused,
         };
-        *mine = None;
+        *lock(&self.slot.flight) = None;
         let reason = refused.reason();
         match reason {
             Reason::RingFull | Reason::SessionPending | Reason::Resetting => {
