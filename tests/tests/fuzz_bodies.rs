@@ -39,3 +39,8 @@ fn a_lying_device_breaks_nothing() {
 fn a_hostile_driver_does_not_break_the_simulator() {
     replay("hostile_driver", fuzz::hostile_driver);
 }
+
+#[test]
+fn a_faulty_device_breaks_nothing() {
+    replay("faulty_device", fuzz::faulty_device);
+}

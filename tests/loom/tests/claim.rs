@@ -6,53 +6,13 @@ use std::sync::Arc;
 use loom::cell::UnsafeCell;
 use loom::sync::atomic::{AtomicU32, Ordering};
 use loom::thread;
-use ringbell_drivers::claim::{Claim, Mailbox, Shared};
-
-/// What a context owns: counts calls, and lets loom see who touches it when.
-struct Value {
-    calls: Arc<AtomicU32>,
-    dropped: Arc<AtomicU32>,
-    /// Touched by each call, and by its owner after `quiesce`.
-    touched: UnsafeCell<u32>,
-}
-
-// SAFETY: the model's point: loom reports it where accesses to `touched` overlap.
-unsafe impl Sync for Value {}
-
-impl Drop for Value {
-    fn drop(&mut self) {
-        self.dropped.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-fn value() -> (Shared<Value>, Arc<AtomicU32>, Arc<AtomicU32>) {
-    let (calls, dropped) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
-    let shared = Shared::new(Value {
-        calls: Arc::clone(&calls),
-        dropped: Arc::clone(&dropped),
-        touched: UnsafeCell::new(0),
-    });
-    (shared, calls, dropped)
-}
-
-/// What the poll thread does with an ended request. True where it was delivered.
-fn complete(claim: Claim<Value>) -> bool {
-    let Some(seen) = claim.look() else { return false };
-    match claim.begin(seen) {
-        Ok(calling) => {
-            calling.shared().calls.fetch_add(1, Ordering::Relaxed);
-            // SAFETY: the model's point: loom reports it if an owner touches it at the same time.
-            calling.shared().touched.with_mut(|touched| unsafe { *touched += 1 });
-            true
-        }
-        Err(_) => false,
-    }
-}
+use ringbell_drivers::claim::{Mailbox, Shared};
+use ringbell_loom::context::{complete, context};
 
 #[test]
 fn a_request_is_delivered_or_detached_and_never_both() {
     loom::model(|| {
-        let (shared, calls, dropped) = value();
+        let (shared, calls, dropped) = context();
         let claim = shared.claim().unwrap();
         let poll = thread::spawn(move || complete(claim));
         let detached = shared.detach();
@@ -68,7 +28,7 @@ fn a_request_is_delivered_or_detached_and_never_both() {
 #[test]
 fn after_quiesce_no_call_touches_the_value() {
     loom::model(|| {
-        let (shared, calls, _) = value();
+        let (shared, calls, _) = context();
         let claim = shared.claim().unwrap();
         let poll = thread::spawn(move || complete(claim));
         let detached = shared.quiesce();
@@ -83,7 +43,7 @@ fn after_quiesce_no_call_touches_the_value() {
 #[test]
 fn the_value_is_dropped_once_whoever_is_last() {
     loom::model(|| {
-        let (shared, calls, dropped) = value();
+        let (shared, calls, dropped) = context();
         let claim = shared.claim().unwrap();
         let poll = thread::spawn(move || complete(claim));
         drop(shared);
@@ -95,7 +55,7 @@ fn the_value_is_dropped_once_whoever_is_last() {
 #[test]
 fn two_handles_and_a_call_drop_the_value_once() {
     loom::model(|| {
-        let (shared, _, dropped) = value();
+        let (shared, _, dropped) = context();
         let claim = shared.claim().unwrap();
         let other = shared.clone();
         let poll = thread::spawn(move || complete(claim));
@@ -110,7 +70,7 @@ fn two_handles_and_a_call_drop_the_value_once() {
 #[test]
 fn two_submitters_do_not_both_claim() {
     loom::model(|| {
-        let (shared, _, _) = value();
+        let (shared, _, _) = context();
         let other = shared.clone();
         let thread = thread::spawn(move || other.claim());
         let mine = shared.claim();
@@ -122,7 +82,7 @@ fn two_submitters_do_not_both_claim() {
 #[test]
 fn the_next_claim_sees_what_the_last_one_wrote() {
     loom::model(|| {
-        let (shared, _, _) = value();
+        let (shared, _, _) = context();
         let claim = shared.claim().unwrap();
         let poll = thread::spawn(move || {
             // The poll thread stores result and status under its claim, then begins the call.
@@ -144,7 +104,7 @@ fn the_next_claim_sees_what_the_last_one_wrote() {
 #[test]
 fn a_release_gives_up_what_the_callback_submits_again() {
     loom::model(|| {
-        let (shared, calls, _) = value();
+        let (shared, calls, _) = context();
         let claim = shared.claim().unwrap();
         let poll = thread::spawn(move || {
             let Some(seen) = claim.look() else { return };
@@ -166,7 +126,7 @@ fn a_release_gives_up_what_the_callback_submits_again() {
 #[test]
 fn a_detach_meets_the_next_claim_of_a_callback_or_none() {
     loom::model(|| {
-        let (shared, _, _) = value();
+        let (shared, _, _) = context();
         let claim = shared.claim().unwrap();
         let first = claim.generation();
         let poll = thread::spawn(move || {
@@ -197,6 +157,73 @@ fn what_is_put_into_a_mailbox_is_taken_once() {
         poll.join().unwrap();
         let second = mailbox.take();
         assert!(first.is_some() != second.is_some());
+    });
+}
+
+/// What goes through a mailbox: loom sees who touches it when.
+struct Letter(UnsafeCell<u32>, Arc<AtomicU32>);
+
+// SAFETY: the model's point: loom reports it where accesses overlap.
+unsafe impl Send for Letter {}
+
+impl Drop for Letter {
+    fn drop(&mut self) {
+        self.1.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn a_mailbox_hands_over_what_was_written_before() {
+    loom::model(|| {
+        let burnt = Arc::new(AtomicU32::new(0));
+        let mailbox = Arc::new(Mailbox::default());
+        let (other, drops) = (Arc::clone(&mailbox), Arc::clone(&burnt));
+        let poll = thread::spawn(move || {
+            // The first is not taken in time, or is: either way it has one owner.
+            for value in [7, 8] {
+                let letter = Box::new(Letter(UnsafeCell::new(0), Arc::clone(&drops)));
+                // SAFETY: the model's point: the taker comes after.
+                letter.0.with_mut(|place| unsafe { *place = value });
+                if let Some(before) = other.put(letter) {
+                    // SAFETY: as above.
+                    assert_eq!(before.0.with_mut(|place| unsafe { *place }), 7);
+                }
+            }
+        });
+        let read = |letter: Box<Letter>| {
+            // SAFETY: as above.
+            letter.0.with_mut(|place| unsafe { *place })
+        };
+        let first = mailbox.take().map(read);
+        poll.join().unwrap();
+        let second = mailbox.take().map(read);
+        assert!(matches!((first, second), (None | Some(7), Some(8)) | (Some(8), None)));
+        drop(mailbox);
+        assert_eq!(burnt.load(Ordering::Relaxed), 2);
+    });
+}
+
+#[test]
+fn who_finds_a_letter_in_a_mailbox_can_read_it() {
+    loom::model(|| {
+        let burnt = Arc::new(AtomicU32::new(0));
+        let mailbox = Arc::new(Mailbox::default());
+        let put = |mailbox: &Mailbox<Letter>, burnt: &Arc<AtomicU32>| {
+            let letter = Box::new(Letter(UnsafeCell::new(0), Arc::clone(burnt)));
+            // SAFETY: the model's point: whoever takes it comes after.
+            letter.0.with_mut(|place| unsafe { *place = 7 });
+            if let Some(before) = mailbox.put(letter) {
+                // SAFETY: as above.
+                assert_eq!(before.0.with_mut(|place| unsafe { *place }), 7);
+            }
+        };
+        let (other, drops) = (Arc::clone(&mailbox), Arc::clone(&burnt));
+        // A submitter that ends what it has withdrawn.
+        let program = thread::spawn(move || put(&other, &drops));
+        put(&mailbox, &burnt);
+        program.join().unwrap();
+        drop(mailbox);
+        assert_eq!(burnt.load(Ordering::Relaxed), 2);
     });
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use loom::sync::atomic::{AtomicU32, Ordering};
 use loom::thread;
+use ringbell_drivers::virtqueue::Wake;
 use ringbell_loom::{Device, Flag, drain, model, submit};
 
 #[test]
@@ -218,5 +219,88 @@ fn a_waiter_for_room_is_told_or_finds_it() {
         m.completer.close();
         m.completer.reap(false, drop);
         assert_eq!(told.load(Ordering::Relaxed), 1, "the end of the device is announced too");
+    });
+}
+
+#[test]
+fn a_burst_that_the_device_answers_while_the_queue_closes_ends_once() {
+    loom::model(|| {
+        let m = model::<Box<u32>>(true);
+        let mut device = Device::new(&m.memory);
+        let mut submitter = m.submitter;
+        let program = thread::spawn(move || {
+            let accepted = submitter.burst(|burst| {
+                let mut accepted = 0;
+                while let Some(vacancy) = burst.vacancy() {
+                    vacancy.commit(Box::new(accepted));
+                    accepted += 1;
+                }
+                accepted
+            });
+            (accepted.unwrap_or(0), submitter.withdrawn().0.len())
+        });
+        let mut completer = m.completer;
+        // Completed requests go back into the free ring, where a withdrawal looks for its own.
+        device.serve_one(true);
+        let mut ended = drain(&mut completer).len();
+        completer.close();
+        device.serve_one(true);
+        ended += drain(&mut completer).len();
+        // Here the device is stopped.
+        completer.reap(false, |_| ended += 1);
+        let (accepted, withdrawn) = program.join().unwrap();
+        assert_eq!(accepted as usize, ended + withdrawn);
+    });
+}
+
+// A second sleep of the poll thread is not modelled: loom lets a later load see the flag that a waker
+// swapped out before that sleep, which the language forbids (nothing comes between a swap and what it
+// read), and tells of a sleep for ever that cannot be.
+#[test]
+fn of_two_wakers_one_signals() {
+    loom::model(|| {
+        let signal = Flag::default();
+        let wake = Arc::new(Wake::new(signal.clone()));
+        let sent = Arc::new(AtomicU32::new(0));
+        let senders = [1, 2].map(|_| {
+            let (wake, sent) = (Arc::clone(&wake), Arc::clone(&sent));
+            thread::spawn(move || {
+                sent.fetch_add(1, Ordering::Relaxed);
+                wake.wake();
+            })
+        });
+        wake.prepare();
+        let seen = sent.load(Ordering::Relaxed);
+        for sender in senders {
+            sender.join().unwrap();
+        }
+        assert!(seen == 2 || signal.is_up(), "a message was slept over");
+    });
+}
+
+#[test]
+fn a_waiter_for_room_hears_of_the_end_or_finds_it() {
+    loom::model(|| {
+        let mut m = model::<Box<u32>>(true);
+        assert!(submit(&mut m.submitter, Box::new(0)));
+        assert!(submit(&mut m.submitter, Box::new(1)));
+        let room = Arc::clone(&m.room);
+        let submitter = m.submitter;
+        let told = Arc::new(AtomicU32::new(0));
+        let tell = Arc::clone(&told);
+        let program = thread::spawn(move || {
+            room.register(move || {
+                tell.fetch_add(1, Ordering::Relaxed);
+            });
+            submitter.check().is_err()
+        });
+        let mut completer = m.completer;
+        completer.close();
+        // Not yet reaped, which announces once more: a device may take long to stop.
+        let told_early = told.load(Ordering::Relaxed);
+        let found = program.join().unwrap();
+        assert!(found || told.load(Ordering::Relaxed) == 1, "a waiter was left beside a closed queue");
+        completer.reap(false, drop);
+        assert!(told.load(Ordering::Relaxed) == 1 && told_early <= 1);
     });
 }

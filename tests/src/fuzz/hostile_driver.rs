@@ -1,0 +1,363 @@
+//! A driver that writes any registers and any memory, against the simulator.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use ringbell::sim::{Order, Quirks, Sim, SimConfig, wire};
+use ringbell_drivers::dma::SharedMemory;
+use ringbell_drivers::pci::{DmaMapping, Doorbell, PciFunction, config};
+
+use crate::hostile::{Bytes, is_bus_master};
+
+/// Entries of each queue.
+const SIZE: u16 = 16;
+/// Bytes of memory: rings of up to three queues, 0x2000 each, then data.
+const MEMORY: usize = 64 << 10;
+const AVAILABLE: usize = 0x400;
+const DATA: usize = 0x6000;
+const BELLS: u64 = 0x3000;
+
+struct Driver {
+    sim: Sim,
+    function: Arc<dyn PciFunction>,
+    memory: SharedMemory,
+    mapping: Option<DmaMapping>,
+    base: u64,
+    queues: u16,
+    bells: Vec<Doorbell>,
+    events: Vec<EventFd>,
+}
+
+/// Rings, chains, registers, resets and mappings are what the bytes say. The simulator goes on, and
+/// writes no memory while it must not.
+pub fn hostile_driver(data: &[u8]) {
+    let mut bytes = Bytes::new(data);
+    let shape = bytes.byte();
+    let qemu = shape & 0x0c == 0x0c;
+    let config = SimConfig {
+        queues: if qemu { 1 } else { 1 + u16::from(shape & 1) },
+        queue_size: SIZE,
+        latency: if shape & 2 == 0 { Duration::ZERO } else { Duration::from_millis(1) },
+        quirks: if qemu { Quirks::Qemu } else { Quirks::None },
+        order: if shape & 16 == 0 { Order::Fifo } else { Order::Shuffle },
+        ..SimConfig::default()
+    };
+    let queues = config.queues + 1;
+    let Ok(sim) = Sim::stepped(config) else { return };
+    let function = sim.function();
+    let Ok(memory) = SharedMemory::create(MEMORY, false) else { return };
+    let bells = (0..queues).filter_map(|n| function.doorbell(4, BELLS + u64::from(n) * 4).ok()).collect();
+    let mut driver =
+        Driver { sim, function, memory, mapping: None, base: 0, queues, bells, events: Vec::new() };
+    driver.map();
+    driver.set_up(shape >> 5);
+    let mut steps = 0;
+    while !bytes.is_empty() && steps < 512 {
+        steps += 1;
+        driver.act(&mut bytes);
+    }
+    driver.step(None);
+    driver.unmap();
+    driver.step(None);
+    let _ = driver.function.reset();
+    let stats = driver.sim.stats();
+    assert_eq!(stats.taken, stats.completed + stats.dropped, "every request taken has an end: {stats:?}");
+    // QEMU's device keeps them.
+    assert!(qemu || stats.sessions == 0, "a reset forgets sessions");
+}
+
+impl Driver {
+    fn write(&self, at: u64, data: &[u8]) {
+        let _ = self.function.write_bar(4, at, data);
+    }
+
+    fn map(&mut self) {
+        if self.mapping.is_none()
+            && let Ok(mapping) = self.function.map_dma(self.memory.fd(), 0, self.memory.len() as u64)
+        {
+            self.base = mapping.segments.first().map_or(0, |segment| segment.iova);
+            self.mapping = Some(mapping);
+        }
+    }
+
+    fn unmap(&mut self) {
+        if let Some(mapping) = self.mapping.take() {
+            self.function.unmap_dma(&mapping).expect("it was mapped");
+        }
+    }
+
+    /// A proper beginning, so that the rings are reached; the bytes may undo it.
+    fn set_up(&self, features: u8) {
+        let _ = self.function.write_config(
+            config::COMMAND,
+            &(config::COMMAND_MEMORY | config::COMMAND_BUS_MASTER).to_le_bytes(),
+        );
+        for status in [0, 1, 3] {
+            self.write(20, &[status]);
+        }
+        let bits = [wire::F_INDIRECT_DESC, wire::F_EVENT_IDX, wire::F_RING_RESET];
+        let chosen = (0..).zip(bits).filter(|(n, _)| features >> n & 1 == 1).map(|(_, bit)| bit);
+        let accepted = chosen.fold(wire::F_VERSION_1 | wire::F_ACCESS_PLATFORM, |all, bit| all | bit);
+        for half in 0..2_u32 {
+            self.write(8, &half.to_le_bytes());
+            self.write(12, &((accepted >> (32 * half)) as u32).to_le_bytes());
+        }
+        self.write(20, &[11]);
+        (0..self.queues).for_each(|queue| self.set_queue(queue));
+        self.write(20, &[15]);
+    }
+
+    fn set_queue(&self, queue: u16) {
+        self.write(22, &queue.to_le_bytes());
+        self.write(24, &SIZE.to_le_bytes());
+        let area = self.base + u64::from(queue) * 0x2000;
+        for (at, address) in [(32, area), (40, area + AVAILABLE as u64), (48, area + 0x800)] {
+            self.write(at, &address.to_le_bytes());
+        }
+        self.write(26, &queue.to_le_bytes());
+        self.write(28, &1_u16.to_le_bytes());
+    }
+
+    fn put(&self, at: usize, data: &[u8]) {
+        let _ = self.memory.write(at % (MEMORY - 128), data);
+    }
+
+    fn descriptor(&self, at: usize, address: u64, len: u32, flags: u16, next: u16) {
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&address.to_le_bytes());
+        bytes[8..12].copy_from_slice(&len.to_le_bytes());
+        bytes[12..14].copy_from_slice(&flags.to_le_bytes());
+        bytes[14..].copy_from_slice(&next.to_le_bytes());
+        self.put(at, &bytes);
+    }
+
+    /// Publishes a chain of a queue; `step` is how far the index goes.
+    fn publish(&self, queue: usize, head: u16, step: u16) {
+        let ring = queue * 0x2000 + AVAILABLE;
+        let index = self.memory.load_u16(ring + 2, Ordering::Relaxed).unwrap_or(0);
+        let place = ring + 4 + 2 * usize::from(index % SIZE);
+        let _ = self.memory.store_u16(place, head, Ordering::Relaxed);
+        let _ = self.memory.store_u16(ring + 2, index.wrapping_add(step), Ordering::Release);
+    }
+
+    /// A request as it should be, but for what the bytes change: `parts` are offsets, lengths and
+    /// whether the device writes; their descriptors stand in the ring's table, or in one of their own.
+    fn chain(&self, queue: usize, head: u16, parts: &[(usize, usize, bool)], indirect: bool) {
+        let table = if indirect { 0x5000 + usize::from(head) * 128 } else { queue * 0x2000 };
+        let first = if indirect { 0 } else { head };
+        for (n, (at, len, writable)) in (0_u16..).zip(parts) {
+            let index = if indirect { n } else { (first + n) % SIZE };
+            let more = usize::from(n) + 1 < parts.len();
+            let next = if !more {
+                0
+            } else if indirect {
+                n + 1
+            } else {
+                (first + n + 1) % SIZE
+            };
+            let flags = u16::from(more) | if *writable { 2 } else { 0 };
+            let address = self.base + *at as u64;
+            self.descriptor(table + 16 * usize::from(index), address, *len as u32, flags, next);
+        }
+        if indirect {
+            let (address, len) = (self.base + table as u64, 16 * parts.len() as u32);
+            self.descriptor(queue * 0x2000 + 16 * usize::from(head), address, len, 4, 0);
+        }
+        self.publish(queue, head, 1);
+    }
+
+    fn create_session(&self, bytes: &mut Bytes) {
+        let (how, at) = (bytes.byte(), DATA + 0x200 * bytes.below(16));
+        let algorithm =
+            [wire::CIPHER_AES_CBC, wire::CIPHER_AES_CTR, wire::CIPHER_AES_ECB, 7][usize::from(how & 3)];
+        let key = [16, 24, 32, 16][usize::from(how >> 2 & 3)];
+        let opcode =
+            if how >> 4 & 7 == 7 { wire::CIPHER_DESTROY_SESSION } else { wire::CIPHER_CREATE_SESSION };
+        let mut request = [0; 72 + 32];
+        let mut set = |at: usize, value: u32| request[at..at + 4].copy_from_slice(&value.to_le_bytes());
+        set(0, opcode);
+        set(4, algorithm);
+        set(16, if opcode == wire::CIPHER_DESTROY_SESSION { u32::from(how & 7) } else { algorithm });
+        set(20, key);
+        set(24, 1 + u32::from(how >> 7));
+        set(64, wire::SYM_OP_CIPHER);
+        if bytes.byte() > 240 {
+            set(4 * bytes.below(18), bytes.word());
+        }
+        self.put(at, &request);
+        let queue = usize::from(self.queues) - 1;
+        let head = bytes.below(16) as u16;
+        let parts = [(at, 72 + key as usize, false), (at + 0x100, 16, true)];
+        self.chain(queue, head, &parts, bytes.byte() & 3 == 3);
+        self.ring(queue);
+    }
+
+    fn encrypt(&self, bytes: &mut Bytes) {
+        let (how, at) = (bytes.byte(), DATA + 0x200 * bytes.below(16));
+        let len = bytes.below(17) * if how & 1 == 0 { 16 } else { 3 };
+        let iv = if how & 2 == 0 { 16 } else { 0 };
+        let mut request = [0; 72];
+        let mut set = |at: usize, value: u32| request[at..at + 4].copy_from_slice(&value.to_le_bytes());
+        set(0, if how & 4 == 0 { wire::CIPHER_ENCRYPT } else { wire::CIPHER_DECRYPT });
+        set(4, wire::CIPHER_AES_CBC + u32::from(how >> 3 & 1));
+        set(8, bytes.below(5) as u32);
+        set(24, iv);
+        set(28, len as u32);
+        set(32, len as u32);
+        set(64, wire::SYM_OP_CIPHER);
+        if bytes.byte() > 240 {
+            set(4 * bytes.below(18), bytes.word());
+        }
+        self.put(at, &request);
+        let queue = bytes.below(usize::from(self.queues - 1).max(1));
+        let head = bytes.below(16) as u16;
+        let source = (at + 0x60, len, false);
+        let destination = (at + if how & 16 == 0 { 0x60 } else { 0x400 }, len, true);
+        let all = [(at, 72 + iv as usize, false), source, destination, (at + 0x5f, 1, true)];
+        let short = [all[0], all[3]];
+        self.chain(queue, head, if len == 0 { &short } else { &all }, how & 0x60 == 0x60);
+    }
+
+    fn ring(&self, queue: usize) {
+        if let Some(bell) = self.bells.get(queue) {
+            bell.ring(queue as u16);
+        }
+    }
+
+    /// A step of the device, which must leave memory alone where it may do no DMA.
+    fn step(&self, most: Option<usize>) {
+        let status = self.sim.stats().device_status;
+        let live =
+            is_bus_master(&*self.function) && status & wire::STATUS_DRIVER_OK != 0 && self.mapping.is_some();
+        let before = (!live).then(|| self.contents());
+        self.sim.step_n(most.unwrap_or(usize::MAX));
+        if let Some(before) = before {
+            assert!(before == self.contents(), "it writes memory that it must not write");
+        }
+    }
+
+    fn contents(&self) -> Vec<u8> {
+        let mut contents = vec![0; self.memory.len()];
+        let _ = self.memory.read(0, &mut contents);
+        contents
+    }
+
+    fn act(&mut self, bytes: &mut Bytes) {
+        let queue = |bytes: &mut Bytes| bytes.below(3);
+        match bytes.byte() % 24 {
+            // A descriptor in a table, mostly into our memory.
+            0 | 1 => {
+                let place = if bytes.byte() & 7 == 7 { 0x5000 } else { queue(bytes) * 0x2000 };
+                let place = place + bytes.below(32) * 16;
+                let mut address = u64::from(bytes.word());
+                if bytes.byte() & 7 != 0 {
+                    address = self.base + address % 0x1_0000;
+                }
+                let len = if bytes.byte() & 7 == 0 { bytes.word() } else { bytes.byte().into() };
+                self.descriptor(
+                    place,
+                    address,
+                    len,
+                    u16::from(bytes.byte() & 7),
+                    u16::from(bytes.byte() % 18),
+                );
+            }
+            2 => {
+                let (queue, head) = (queue(bytes), u16::from(bytes.byte() % 18));
+                let step = if bytes.byte() == 0 { bytes.byte().into() } else { 1 };
+                self.publish(queue, head, step);
+            }
+            3 => {
+                let (offset, data) = (bytes.half(), bytes.word().to_le_bytes());
+                self.put(offset.into(), &data);
+            }
+            4 => (0..self.bells.len()).for_each(|queue| self.ring(queue)),
+            5..=7 => self.step(None),
+            8 => {
+                self.step(Some(bytes.below(4)));
+                self.sim.advance(Duration::from_micros(u64::from(bytes.byte()) * 100));
+            }
+            9 => {
+                let (at, data, how) = (u64::from(bytes.byte()), bytes.word().to_le_bytes(), bytes.byte());
+                let len = [1, 2, 4][usize::from(how % 3)];
+                let bar = if how & 0x70 == 0x70 { 1 } else { 4 };
+                let _ = self.function.write_bar(bar, at / len as u64 * len as u64, &data[..len]);
+            }
+            10 => {
+                let mut data = [0; 4];
+                let at = u64::from(bytes.half()) % 0x5000 / 4 * 4;
+                let _ = self.function.read_bar(4, at, &mut data);
+                let _ = self.function.read_config(bytes.half(), &mut data);
+            }
+            // A ring's descriptor for a table elsewhere.
+            11 => {
+                let (queue, head, count) = (queue(bytes), bytes.below(16), bytes.byte());
+                let len = if count & 0xf0 == 0xf0 { bytes.word() } else { u32::from(count % 9) * 16 };
+                let table = self.base + 0x5000 + u64::from(bytes.byte()) * 16;
+                self.descriptor(
+                    queue * 0x2000 + 16 * head,
+                    table,
+                    len,
+                    4 | u16::from(bytes.byte() & 0x11),
+                    0,
+                );
+            }
+            12 | 13 => self.create_session(bytes),
+            14..=17 => self.encrypt(bytes),
+            18 => {
+                self.write(20, &[0]);
+                self.step(None);
+                if bytes.flag() {
+                    self.set_up(bytes.byte());
+                }
+            }
+            19 => {
+                let _ = self.function.set_bus_master(bytes.flag());
+            }
+            20 => {
+                let _ = self.function.reset();
+                if bytes.flag() {
+                    self.set_up(bytes.byte());
+                }
+            }
+            21 => {
+                let queue = queue(bytes) as u16;
+                self.write(22, &queue.to_le_bytes());
+                self.write(58, &1_u16.to_le_bytes());
+                if bytes.flag() {
+                    // The rings begin again.
+                    for at in [AVAILABLE, 0x800] {
+                        self.put(usize::from(queue) * 0x2000 + at, &[0; 4]);
+                    }
+                    self.set_queue(queue);
+                }
+            }
+            22 => {
+                if bytes.flag() {
+                    self.unmap();
+                }
+                self.map();
+            }
+            _ => self.interrupts(bytes),
+        }
+    }
+
+    fn interrupts(&mut self, bytes: &mut Bytes) {
+        let how = bytes.byte();
+        while self.events.len() < 3 {
+            let Ok(event) = EventFd::from_flags(EfdFlags::EFD_NONBLOCK) else { return };
+            self.events.push(event);
+        }
+        use std::os::fd::AsFd;
+        let vectors: Vec<_> =
+            self.events.iter().map(|event| (how & 0x10 == 0).then(|| event.as_fd())).collect();
+        let _ = match how % 4 {
+            0 => self.function.set_msix(&vectors[..usize::from(how >> 2 & 3)]),
+            1 => self.function.set_intx(vectors[0]),
+            2 => self.function.unmask_intx(),
+            _ => self.function.write_config(bytes.byte().into(), &bytes.word().to_le_bytes()),
+        };
+    }
+}
