@@ -678,6 +678,24 @@ fn an_owned_queue_dropped_during_a_recovery_is_shared_afterwards() {
     bench.check();
 }
 
+// ---- sessions ----
+
+/// No room at the device is for the moment: who holds the key gets `EAGAIN`, and in the end its session.
+#[test]
+fn a_session_that_finds_no_room_after_a_reset_is_made_when_there_is_some() {
+    let mut bench = bench();
+    bench.inject("needs-reset@0");
+    bench.inject("sessions-full@0:x2");
+    bench.until("the fault", |bench| bench.device.stats().faults == 1);
+    bench.until_state(DeviceState::Ready);
+    let ctx = WaitCtx::new();
+    bench.submit_patiently(bench.request(), &ctx);
+    bench.settle();
+    assert_eq!(ctx.take().unwrap().result(), Ok(Answer::Yes));
+    drop(ctx);
+    bench.check();
+}
+
 // ---- from the beginning ----
 
 #[test]
