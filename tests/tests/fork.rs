@@ -10,14 +10,15 @@ mod common;
 use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use common::{run, small, stepped, zero_key};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, alarm, fork};
 use ringbell::sim::{Sim, SimConfig};
 use ringbell::{
-    Answer, Cipher, CipherKey, Completion, Device, DeviceOptions, DmaBuffer, Error, ManualPoller, OwnedQueue,
-    Poller, PollerConfig, Reason, Request, Status, WaitCtx,
+    Answer, Cipher, CipherKey, Clock, Completion, Device, DeviceOptions, DeviceState, DmaBuffer, Error,
+    Fault, ManualClock, ManualPoller, OwnedQueue, Poller, PollerConfig, Reason, Request, Status, WaitCtx,
 };
 
 const CIPHER: Cipher = Cipher::Aes128Cbc;
@@ -40,6 +41,55 @@ struct Handles {
     manual_device: Device,
     manual_ctx: WaitCtx,
     calls: Arc<AtomicU64>,
+    broken: Broken,
+}
+
+/// A device that is being reset, and goes on with that when its clock does.
+struct Broken {
+    sim: Sim,
+    device: Device,
+    poller: ManualPoller,
+    clock: ManualClock,
+    key: CipherKey,
+    request: Request,
+    lost: WaitCtx,
+}
+
+fn broken() -> Broken {
+    let clock = ManualClock::new();
+    let config = PollerConfig { clock: Clock::Manual(clock.clone()), ..Default::default() };
+    let options = DeviceOptions { control_timeout: Duration::from_millis(5), ..Default::default() };
+    let (sim, device, mut poller) = stepped("", &options, config);
+    let key = zero_key(&device, CIPHER);
+    let lost = WaitCtx::with_fd().unwrap();
+    common::submit(small(&device, &key, 64), &lost);
+    let request = small(&device, &key, 64);
+    sim.inject("reset-fails@0:x2".parse().unwrap());
+    for _ in 0..100 {
+        if device.state() == DeviceState::Resetting {
+            return Broken { sim, device, poller, clock, key, request, lost };
+        }
+        clock.advance(Duration::from_millis(10));
+        poller.poll();
+    }
+    panic!("the fault is not seen");
+}
+
+impl Broken {
+    /// In the parent: the recovery that was under way comes to its end.
+    fn check(&mut self) {
+        assert_eq!(self.device.state(), DeviceState::Resetting);
+        for _ in 0..200 {
+            self.clock.advance(Duration::from_millis(10));
+            self.poller.poll();
+        }
+        assert_eq!((self.device.state(), self.device.stats().recoveries), (DeviceState::Ready, 1));
+        assert_eq!(self.lost.take_ready().unwrap().result(), Err(Fault::DeviceFailed));
+        common::submit(small(&self.device, &self.key, 64), &self.lost);
+        assert_eq!(self.sim.step(), 1);
+        self.poller.poll();
+        assert_eq!(self.lost.take_ready().unwrap().result(), Ok(Answer::Yes));
+    }
 }
 
 fn handles() -> Handles {
@@ -75,6 +125,7 @@ fn handles() -> Handles {
         manual_device,
         manual_ctx,
         calls,
+        broken: broken(),
     }
 }
 
@@ -91,6 +142,7 @@ fn check_parent(handles: &mut Handles, before: &(u64, u64)) {
     common::wait_until("a completion", || !ctx.is_busy());
     assert_eq!(ctx.take().unwrap().result(), Ok(Answer::Yes));
     assert_eq!(handles.buffer[..], [7; 100]);
+    handles.broken.check();
 }
 
 fn is_forked<T>(result: Result<T, Error>) -> bool {
@@ -170,6 +222,25 @@ const CASES: &[Case] = &[
     ("the bytes of an inherited request do not kill the child", |mut h| {
         h.request.input_mut().fill(1);
         std::hint::black_box(h.request.output().len()) <= 32
+    }),
+    ("a device that is being reset refuses the child and is left alone", |h| {
+        let Broken { sim, device, mut poller, clock, key, request, lost } = h.broken;
+        let ctx = WaitCtx::new();
+        let refused = request.submit(&ctx).unwrap_err();
+        let right = (refused.reason(), refused.status(), ctx.status());
+        let mut ends = 0;
+        for _ in 0..100 {
+            clock.advance(Duration::from_millis(20));
+            ends += poller.poll();
+        }
+        let (still, resets) = (device.state(), sim.stats().resets);
+        let prepared = is_forked(key.prepare());
+        poller.shutdown();
+        drop((device, key, lost, refused));
+        right == (Reason::Forked, Status::Err, Status::Err)
+            && prepared
+            && (ends, still) == (0, DeviceState::Resetting)
+            && sim.stats().resets == resets
     }),
     ("dropping every handle in the child does nothing", |h| {
         drop(h);

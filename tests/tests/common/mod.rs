@@ -135,3 +135,9 @@ pub fn assert_all_back(device: &Device, free: usize) {
         "a buffer is lost: {kept:?} bytes"
     );
 }
+
+/// What a panic said.
+pub fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic without a text").to_owned()
+}

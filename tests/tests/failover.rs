@@ -1,0 +1,233 @@
+//! Failover: the work of a device that has failed is done by software, where that was asked for.
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use common::{FOR_EVER, Rng, oracle, wait_until};
+use ringbell::sim::Sim;
+use ringbell::{
+    Answer, Cipher, Clock, Device, DeviceOptions, DeviceState, Direction, Fault, ManualClock, ManualPoller,
+    Poller, PollerConfig, Reason, Status, WaitCtx,
+};
+
+/// Faults after which no device comes back.
+const DEADLY: [&str; 3] = ["reset-fails", "remove", "control-hang"];
+
+struct Bench {
+    sim: Sim,
+    device: Device,
+    poller: ManualPoller,
+    clock: ManualClock,
+    rng: Rng,
+}
+
+fn options() -> DeviceOptions {
+    DeviceOptions { control_timeout: Duration::from_millis(5), check_memory: true, ..Default::default() }
+}
+
+fn bench() -> Bench {
+    let clock = ManualClock::new();
+    let config = PollerConfig { failover: true, clock: Clock::Manual(clock.clone()), ..Default::default() };
+    let (sim, device, poller) = common::stepped("queue-size=8,queues=2", &options(), config);
+    Bench { sim, device, poller, clock, rng: Rng::new(3) }
+}
+
+impl Bench {
+    fn round(&mut self) {
+        if self.sim.step() + self.poller.poll() == 0 {
+            self.clock.advance(Duration::from_millis(20));
+            std::thread::sleep(Duration::from_micros(500));
+        }
+    }
+
+    fn until(&mut self, what: &str, mut condition: impl FnMut(&Self) -> bool) {
+        for _ in 0..4000 {
+            if condition(self) {
+                return;
+            }
+            self.round();
+        }
+        panic!("it never comes: {what}; {:?} {:?}", self.device.state(), self.device.stats());
+    }
+
+    fn fail(&mut self, fault: &str) {
+        self.sim.inject(format!("{fault}@0:always").parse().unwrap_or_else(|_| fault.parse().unwrap()));
+        if fault == "control-hang" {
+            // It is noticed when something is asked for.
+            let key = self.device.cipher_key(Cipher::Aes256Ecb, &[1; 32]).unwrap();
+            let ctx = WaitCtx::new();
+            self.until("the failure", |bench| {
+                let request = key.encrypt(&[], bench.device.buffer_from(&[0; 16]).unwrap());
+                drop(ctx.take());
+                let _ = request.submit(&ctx);
+                bench.device.state() == DeviceState::Failed
+            });
+            self.until("the end", |_| !ctx.is_busy());
+        }
+        self.until("the failure", |bench| bench.device.state() == DeviceState::Failed);
+    }
+}
+
+#[test]
+fn what_is_submitted_to_a_failed_device_is_done_by_software_and_right() {
+    for fault in DEADLY {
+        let mut bench = bench();
+        let mut queue = bench.device.owned_queue().unwrap();
+        bench.fail(fault);
+        let before = bench.device.stats();
+        let mut count = 0;
+        for cipher in Cipher::ALL {
+            if bench.device.cipher_key(cipher, &vec![0; cipher.key_len()]).is_err() {
+                continue;
+            }
+            for direction in [Direction::Encrypt, Direction::Decrypt] {
+                for (len, separate, owned) in [(16, false, false), (160, true, false), (48, true, true)] {
+                    let bytes = bench.rng.bytes(cipher.key_len());
+                    let (iv, data) = (bench.rng.bytes(cipher.iv_len()), bench.rng.bytes(len));
+                    let key = bench.device.cipher_key(cipher, &bytes).unwrap();
+                    let output = separate.then(|| bench.device.buffer(len).unwrap());
+                    let request =
+                        key.request(direction, &iv, bench.device.buffer_from(&data).unwrap(), output);
+                    let calls = Arc::new(AtomicU64::new(0));
+                    let counter = Arc::clone(&calls);
+                    let ctx = WaitCtx::with_callback(move |_| {
+                        counter.fetch_add(1, Ordering::SeqCst);
+                    });
+                    let answer = if owned { queue.submit(request, &ctx) } else { request.submit(&ctx) };
+                    answer.map_err(|refused| refused.to_error()).unwrap_or_else(|e| panic!("{fault}: {e}"));
+                    assert_eq!(ctx.status(), Status::Ok);
+                    bench.until("the end", |_| !ctx.is_busy());
+                    let done = ctx.take().unwrap();
+                    assert_eq!((done.result(), done.by_software()), (Ok(Answer::Yes), true), "{fault}");
+                    let expected = oracle(cipher, direction, &bytes, &iv, &data);
+                    assert_eq!(done.request().output(), expected, "{fault}: {cipher} {direction:?}");
+                    assert_eq!((calls.load(Ordering::SeqCst), ctx.status()), (1, Status::Ok));
+                    count += 1;
+                }
+            }
+        }
+        assert!(count >= 30, "{count}");
+        let stats = bench.device.stats();
+        assert_eq!(stats.completed - before.completed, count);
+        assert_eq!(stats.failed_over - before.failed_over, count);
+        assert_eq!(stats.accepted, stats.deliveries + stats.detached);
+        assert_eq!((stats.leaked_bytes, stats.stray_writes), (0, 0));
+    }
+}
+
+#[test]
+fn what_was_in_flight_with_a_separate_output_is_done_again_by_software() {
+    for fault in ["remove@1", "remove@3", "remove@5"] {
+        let mut bench = bench();
+        let key = bench.device.cipher_key(Cipher::Aes128Cbc, &[5; 16]).unwrap();
+        key.prepare().unwrap();
+        let free = bench.device.free_bytes();
+        let data = bench.rng.bytes(64);
+        let expected = oracle(Cipher::Aes128Cbc, Direction::Encrypt, &[5; 16], &[1; 16], &data);
+        let contexts: Vec<_> = (0..8).map(|_| WaitCtx::with_fd().unwrap()).collect();
+        for (number, ctx) in contexts.iter().enumerate() {
+            let output = (number % 2 == 0).then(|| bench.device.buffer(64).unwrap());
+            let input = bench.device.buffer_from(&data).unwrap();
+            common::submit(key.request(Direction::Encrypt, &[1; 16], input, output), ctx);
+        }
+        bench.sim.inject(fault.parse().unwrap());
+        bench.until("the failure", |bench| bench.device.state() == DeviceState::Failed);
+        bench.until("the ends", |_| contexts.iter().all(|ctx| !ctx.is_busy()));
+        let (mut redone, mut lost) = (0, 0);
+        for (number, ctx) in contexts.iter().enumerate() {
+            let mut counter = [0; 8];
+            assert_eq!(nix::unistd::read(ctx.fd().unwrap(), &mut counter), Ok(8), "{fault}");
+            assert_eq!(u64::from_ne_bytes(counter), 1, "{fault}");
+            let done = ctx.take().unwrap();
+            match done.result() {
+                Ok(answer) => {
+                    assert_eq!((answer, ctx.status()), (Answer::Yes, Status::Ok));
+                    assert_eq!(done.request().output(), expected, "{fault}: request {number}");
+                    redone += u64::from(done.by_software());
+                }
+                Err(error) => {
+                    assert_eq!((error, ctx.status()), (Fault::DeviceFailed, Status::Err), "{fault}");
+                    assert!(number % 2 == 1, "{fault}: request {number} has its input still");
+                    lost += 1;
+                }
+            }
+        }
+        assert!(redone >= 2 && lost >= 2, "{fault}: {redone} redone, {lost} lost");
+        let stats = bench.device.stats();
+        assert_eq!((stats.accepted, stats.deliveries, stats.errors), (8, 8, lost), "{fault}: {stats:?}");
+        assert_eq!(stats.failed_over, redone, "{fault}");
+        drop(contexts);
+        assert!(bench.device.free_bytes() + 8 * 256 >= free, "{fault}: a buffer is lost");
+        assert_eq!((stats.leaked_bytes, stats.stray_writes), (0, 0), "{fault}");
+    }
+}
+
+#[test]
+fn giving_up_works_with_software_too_and_a_shutdown_ends_it() {
+    let mut bench = bench();
+    let key = bench.device.cipher_key(Cipher::Aes128Ctr, &[5; 16]).unwrap();
+    bench.fail("reset-fails");
+    let contexts: Vec<_> = (0..6).map(|_| WaitCtx::new()).collect();
+    for ctx in &contexts {
+        common::submit(key.encrypt(&[0; 16], bench.device.buffer_from(&[1; 64]).unwrap()), ctx);
+    }
+    bench.device.cancel(&contexts[0]);
+    let detached = u64::from(contexts[1].detach());
+    bench.until("the ends", |_| contexts.iter().all(|ctx| !ctx.is_busy()));
+    assert!(detached == 0 || contexts[1].take().is_none());
+    for ctx in &contexts[2..] {
+        assert_eq!(ctx.take().unwrap().result(), Ok(Answer::Yes));
+    }
+    let stats = bench.device.stats();
+    assert_eq!((stats.accepted, stats.deliveries, stats.detached), (6, 6 - detached, detached), "{stats:?}");
+    for ctx in &contexts[2..] {
+        common::submit(key.encrypt(&[0; 16], bench.device.buffer_from(&[1; 64]).unwrap()), ctx);
+    }
+    bench.poller.shutdown();
+    for ctx in &contexts[2..] {
+        let result = ctx.take().expect("an end").result();
+        assert!(matches!(result, Ok(Answer::Yes) | Err(Fault::Shutdown)), "{result:?}");
+    }
+    let late = key.encrypt(&[0; 16], bench.device.buffer_from(&[1; 64]).unwrap());
+    assert_eq!(late.submit(&contexts[2]).unwrap_err().reason(), Reason::DeviceDown);
+    let stats = bench.device.stats();
+    assert_eq!((stats.accepted, stats.deliveries), (10, 10 - detached), "{stats:?}");
+}
+
+/// In real time, in the middle of traffic: what the threads get is right all along.
+#[test]
+fn threads_go_on_when_their_device_fails_under_them() {
+    let device = Device::open_with("sim:queues=2,fault=remove@3000", &options()).unwrap();
+    let config = PollerConfig { failover: true, ..Default::default() };
+    let poller = Poller::spawn(&device, config).unwrap();
+    let key = device.cipher_key(Cipher::Aes128Cbc, &[5; 16]).unwrap();
+    key.prepare().unwrap();
+    std::thread::scope(|scope| {
+        for thread in 0..3_u8 {
+            let (device, key) = (&device, &key);
+            scope.spawn(move || {
+                let data = vec![thread; 256];
+                let expected = oracle(Cipher::Aes128Cbc, Direction::Encrypt, &[5; 16], &[1; 16], &data);
+                let ctx = WaitCtx::new();
+                for _ in 0..3000 {
+                    let output = device.buffer(256).unwrap();
+                    let input = device.buffer_from(&data).unwrap();
+                    let request = key.request(Direction::Encrypt, &[1; 16], input, Some(output));
+                    device.submit_wait(request, &ctx, FOR_EVER).map_err(|r| r.to_error()).expect("accepted");
+                    wait_until("an end", || !ctx.is_busy());
+                    let done = ctx.take().unwrap();
+                    assert_eq!(done.result(), Ok(Answer::Yes));
+                    assert_eq!(done.request().output(), expected);
+                }
+            });
+        }
+    });
+    let stats = device.stats();
+    assert_eq!(device.state(), DeviceState::Failed);
+    assert_eq!((stats.accepted, stats.completed, stats.errors), (9000, 9000, 0), "{stats:?}");
+    assert!(stats.failed_over > 5000, "{stats:?}");
+    poller.shutdown();
+}
