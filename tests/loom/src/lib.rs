@@ -188,14 +188,21 @@ pub struct Model<T> {
 /// # Panics
 /// Never, in a model.
 pub fn model<T>(event_idx: bool) -> Model<T> {
+    let Ok(page) = ForkPage::new() else { unreachable!("no pages in a model") };
+    model_on(&page, event_idx)
+}
+
+/// Makes one whose epoch word stands on `page`: the next epoch, where there was one before.
+///
+/// # Panics
+/// Never, in a model.
+pub fn model_on<T>(page: &Arc<ForkPage>, event_idx: bool) -> Model<T> {
     let memory = Shared::new();
     let doorbell = Flag::default();
     let signal = Flag::default();
     let wake = Arc::new(Wake::new(signal.clone()));
     let room = Arc::new(Room::new());
-    let Some(epoch) = ForkPage::new().ok().and_then(|page| page.epoch(1)) else {
-        unreachable!("no pages in a model")
-    };
+    let Some(epoch) = page.epoch(1) else { unreachable!("there is a word") };
     let (submitter, completer) = queue(QueueParts {
         memory: memory.clone(),
         shift: 0,
