@@ -182,6 +182,10 @@ pub enum Error {
         name: &'static str,
     },
 
+    /// The device has a fault that a reset may end; the poller does that.
+    #[error("the device is {0}; it needs a reset")]
+    Faulty(&'static str),
+
     /// The function is not there any more, or is about to be taken away: no reset brings it back.
     #[error("the device is gone: {0}; open it again when it is back")]
     Gone(&'static str),

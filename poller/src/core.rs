@@ -393,7 +393,9 @@ impl Core {
         }
         let live = || self.lanes.iter().filter(|lane| lane.is_running());
         let busy = live().any(|lane| {
-            lane.inner().engine().control_pending() || lane.queues.iter().any(|queue| queue.in_flight() > 0)
+            lane.inner().engine().control_pending()
+                || lane.queues.iter().any(|queue| queue.in_flight() > 0)
+                || lane.device.state() == DeviceState::Suspect
         });
         if self.is_closing() {
             return Some(Duration::from_millis(1));

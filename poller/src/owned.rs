@@ -9,7 +9,8 @@ use ringbell_drivers::virtqueue::Closed;
 use crate::context::{Status, Target};
 use crate::deliver::Withdrawn;
 use crate::device::{Inner, Shut, SubmitSide};
-use crate::request::{InFlight, Reason, Refused, Request};
+use crate::refusal::{Reason, Refused};
+use crate::request::{InFlight, Request};
 
 /// A queue that one thread has for itself: bursts without a lock.
 ///

@@ -8,9 +8,10 @@ use ringbell_drivers::engine::{Cipher, DeviceStatus, Direction, Session, Session
 use ringbell_drivers::virtio_crypto::{CipherJob, Entry, Place};
 use ringbell_drivers::{Error, Result};
 
-use crate::context::{ContextClaim, Status, Target};
+use crate::context::{ContextClaim, Target};
 use crate::device::{Device, Inner};
 use crate::key::KeyInner;
+use crate::refusal::{Reason, Refused};
 use crate::state::DeviceState;
 
 /// What is in a request. Boxed, so that moving one is moving a pointer.
@@ -78,7 +79,6 @@ impl Body {
     }
 
     /// Does the operation on this thread. False where there is no software for it.
-    #[cfg(feature = "failover")]
     pub(crate) fn do_by_software(&mut self) -> bool {
         self.by_software = true;
         let spec = self.session.spec();
@@ -398,126 +398,3 @@ impl<'a> RequestRef<'a> {
         self.0.input()
     }
 }
-
-/// Why a request was refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Reason {
-    /// The ring is full.
-    RingFull,
-    /// The session is still being created.
-    SessionPending,
-    /// The context has a request in flight.
-    ContextBusy,
-    /// The IV has the wrong length.
-    IvLength,
-    /// The data is not a whole number of blocks.
-    PartialBlock,
-    /// The data is longer than the device takes.
-    TooLong,
-    /// Input and output have different lengths.
-    LengthsDiffer,
-    /// A buffer is of another device.
-    OtherDevice,
-    /// The buffers are gone: the device has them still, after a cancel.
-    NoData,
-    /// All queues are owned; there is none to share.
-    NoSharedQueue,
-    /// The device refuses the session.
-    SessionRefused,
-    /// The device had a fault and is being brought back.
-    Resetting,
-    /// The device is failed or closed.
-    DeviceDown,
-    /// This process is a forked child of the one that opened the device.
-    Forked,
-}
-
-impl Reason {
-    /// The status that says the same.
-    pub fn status(self) -> Status {
-        match self {
-            Self::RingFull | Self::SessionPending | Self::Resetting => Status::Eagain,
-            _ => Status::Err,
-        }
-    }
-}
-
-/// A request that was not accepted: nothing was queued, and it is inside.
-pub struct Refused {
-    request: Request,
-    reason: Reason,
-}
-
-impl Refused {
-    #[cold]
-    pub(crate) fn new(request: Request, reason: Reason) -> Self {
-        Self { request, reason }
-    }
-
-    /// `EAGAIN`: try again when there is room. `ERR`: never.
-    pub fn status(&self) -> Status {
-        self.reason.status()
-    }
-
-    /// Why.
-    pub fn reason(&self) -> Reason {
-        self.reason
-    }
-
-    /// The request back.
-    pub fn into_request(self) -> Request {
-        self.request
-    }
-
-    /// The same as an error, in words.
-    pub fn to_error(&self) -> Error {
-        let cipher = self.request.cipher();
-        let len = self.request.input().len();
-        match self.reason {
-            Reason::RingFull => Error::NoRoom("a request in the ring"),
-            Reason::SessionPending => Error::NoRoom("the request: its session is still being created"),
-            Reason::ContextBusy => {
-                Error::Invalid("the wait context has a request in flight; use another, or wait".to_owned())
-            }
-            Reason::IvLength => Error::Invalid(format!(
-                "the IV has the wrong length, {cipher} takes {} bytes",
-                cipher.iv_len()
-            )),
-            Reason::PartialBlock => Error::Invalid(format!(
-                "{len} bytes are not a whole number of blocks; {cipher} takes multiples of {}",
-                cipher.granule()
-            )),
-            Reason::TooLong => Error::Invalid(format!(
-                "{len} bytes are more than the device takes in one request, {}",
-                self.request.device().inner().max_request()
-            )),
-            Reason::LengthsDiffer => Error::Invalid("input and output have different lengths".to_owned()),
-            Reason::OtherDevice => Error::Invalid("a buffer belongs to another device".to_owned()),
-            Reason::NoData => {
-                Error::Invalid("the request's buffers are with the device still; make a new one".to_owned())
-            }
-            Reason::NoSharedQueue => {
-                Error::Invalid("all queues of the device are owned; submit to one of those".to_owned())
-            }
-            Reason::SessionRefused => Error::Invalid(format!("the device refuses a session for {cipher}")),
-            Reason::Resetting => Error::NoRoom("the request: the device is being reset"),
-            Reason::DeviceDown => Error::Down("failed or closed"),
-            Reason::Forked => Error::Forked,
-        }
-    }
-}
-
-impl fmt::Debug for Refused {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Refused").field("reason", &self.reason).finish_non_exhaustive()
-    }
-}
-
-impl fmt::Display for Refused {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.to_error().fmt(f)
-    }
-}
-
-impl std::error::Error for Refused {}

@@ -10,7 +10,8 @@ use crate::context::{ContextClaim, Status, Target};
 use crate::deliver::{Tally, deliver_caught};
 use crate::device::{Inner, lock};
 use crate::owned::refuse;
-use crate::request::{Answer, Fault, InFlight, Reason, Refused, Request};
+use crate::refusal::{Reason, Refused};
+use crate::request::{Answer, Fault, InFlight, Request};
 use crate::stats::QueueCounters;
 
 /// Requests done in one pass: each takes some microseconds, or many.
@@ -101,7 +102,6 @@ impl Software {
     }
 
     /// Does some of what waits. Returns how many.
-    #[cfg(feature = "failover")]
     #[cold]
     pub(crate) fn work(&self, device: &Inner, fds: &mut Vec<Arc<EventFd>>) -> usize {
         let entries: Vec<InFlight> = {
@@ -124,12 +124,6 @@ impl Software {
             device.engine().room().announce();
         }
         done
-    }
-
-    #[cfg(not(feature = "failover"))]
-    pub(crate) fn work(&self, _device: &Inner, _fds: &mut Vec<Arc<EventFd>>) -> usize {
-        let _ = BUDGET;
-        0
     }
 
     /// Ends those that wait whose claim `choose` wants.
@@ -178,6 +172,18 @@ impl Software {
         tally.add_to(&self.counters);
         tally.errors
     }
+}
+
+/// Without the feature nobody asks for it: see `PollerConfig::check`.
+#[cfg(not(feature = "failover"))]
+pub(crate) fn compute(
+    _: ringbell_drivers::engine::Cipher,
+    _: ringbell_drivers::engine::Direction,
+    _: &[u8],
+    _: &[u8],
+    _: &mut [u8],
+) -> Option<()> {
+    None
 }
 
 /// AES by aws-lc, in place. `None` where the key or the data has no length that the cipher has.

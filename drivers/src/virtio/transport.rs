@@ -229,9 +229,9 @@ impl Transport {
         if status == ALL_ONES {
             Err(GONE)
         } else if status & status::NEEDS_RESET != 0 {
-            Err(Error::Down("in its error state (DEVICE_NEEDS_RESET)"))
+            Err(Error::Faulty("in its error state (DEVICE_NEEDS_RESET)"))
         } else if status & status::DRIVER_OK == 0 {
-            Err(Error::Down("reset by somebody else"))
+            Err(Error::Faulty("without a driver: somebody else has reset it"))
         } else {
             Ok(())
         }

@@ -307,7 +307,7 @@ impl Engine for VirtioCrypto {
 
     fn poll_control(&self) -> Result<bool> {
         if self.broken.load(Ordering::Acquire) {
-            return Err(Error::Down("faulty: its control queue does not work"));
+            return Err(Error::Faulty("without a control queue that works"));
         }
         self.poll_answers()
     }
@@ -331,7 +331,7 @@ impl Engine for VirtioCrypto {
         self.transport.check_status()?;
         match self.transport.read_first_config_word()? {
             Some(status) if status & wire::STATUS_HW_READY == 0 => {
-                Err(Error::Down("without its hardware (HW_READY is off)"))
+                Err(Error::Faulty("without its hardware (HW_READY is off)"))
             }
             _ => Ok(()),
         }

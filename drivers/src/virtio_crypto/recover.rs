@@ -184,7 +184,7 @@ impl<T> Revive<DataQueue<T>> for VirtioCrypto {
     fn revive(&self) -> Result<Vec<DataQueue<T>>> {
         let mut control = self.control();
         let ControlQueue::Down(left) = &mut *control else {
-            return Err(Error::Down("not reset: it cannot be set up again"));
+            return Err(Error::Faulty("not reset, and cannot be set up again"));
         };
         match self.set_up_again() {
             Ok((queues, halves)) => {

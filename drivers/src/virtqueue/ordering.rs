@@ -39,7 +39,9 @@
 //! ```
 //!
 //! At least one sees the other: the poll thread takes the entries, or the submitter finds REAPED.
-//! Where both do, each entry goes to the one whose compare-exchange of `slot.state` wins.
+//! Where both do, each entry goes to the one whose compare-exchange of `slot.state` wins. After a
+//! recovery the word has the next number and no bits; a half that began under an earlier number takes
+//! that for REAPED, since its rings were collected before.
 //!
 //! **(D) Room.** A waiter registers (store), fences, tries once more (load of the free tail). The
 //! completer frees (store), fences once for each batch, looks for waiters (load).

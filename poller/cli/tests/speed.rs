@@ -155,6 +155,90 @@ fn errors_make_the_run_fail_after_its_result() {
     assert!(stderr.contains("4 of 4 requests ended with errors") && stderr.lines().count() == 1, "{stderr}");
 }
 
+/// How a run with a fault ends: whether the device comes back after a loss, is not troubled, or is lost.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum End {
+    ComesBack,
+    Untroubled,
+    Lost,
+    /// It works, and what it answered is an error.
+    Rejects,
+}
+
+#[test]
+fn with_every_fault_the_accounting_is_right_and_the_status_says_whether_the_device_came_back() {
+    use End::{ComesBack, Lost, Rejects, Untroubled};
+    let faults = [
+        ("stall@5000", ComesBack),
+        ("drop@5000", ComesBack),
+        ("duplicate@5000", ComesBack),
+        ("bad-id@5000", ComesBack),
+        ("bad-id@5000:free", ComesBack),
+        ("bad-len@5000", ComesBack),
+        ("used-jump@5000", ComesBack),
+        ("used-jump@5000:back", ComesBack),
+        ("status-garbage@5000", ComesBack),
+        ("op-error@5000", Rejects),
+        ("reorder@5000", Untroubled),
+        ("slow@5000", Untroubled),
+        ("needs-reset@5000", ComesBack),
+        ("reset-hang@5000", ComesBack),
+        ("reset-fails@5000", Lost),
+        ("reset-fails@5000:x2", ComesBack),
+        ("control-hang@5000", ComesBack),
+        ("session-lost@5000", ComesBack),
+        ("sessions-full@5000", Rejects),
+        ("irq-lost@5000", Untroubled),
+        ("irq-storm@5000", Untroubled),
+        ("config-change@5000", Untroubled),
+        ("config-change@5000:not-ready", ComesBack),
+        ("remove@5000", Lost),
+        ("bad-config@5000:queue-size-0:x1", ComesBack),
+        ("bad-config@5000:queue-size-65535:always", Lost),
+        ("write-after-reset@5000", ComesBack),
+    ];
+    let run = |(fault, end): (&str, End)| {
+        let device = format!("sim:fault={fault}");
+        // The callback as well as the fd, in turn.
+        let wake = if fault.len() % 2 == 0 { "callback" } else { "fd" };
+        let args = ["speed", "--json", "--device", &device, "--seconds", "0.5", "--wake", wake];
+        let out = ringbell(&args).env("RINGBELL_LOG", "off").output().unwrap();
+        let object: Value = serde_json::from_slice(&out.stdout).unwrap_or_else(|e| panic!("{fault}: {e}"));
+        let get = |key| number(&object, key);
+        assert_eq!(get("submitted"), get("callbacks"), "{object}");
+        assert_eq!(get("submitted"), get("completed") + get("errors"), "{object}");
+        assert_eq!((get("verified"), get("mismatches")), (get("completed"), 0), "{object}");
+        let status = if matches!(end, Lost | Rejects) { 1 } else { 0 };
+        assert_eq!(
+            out.status.code(),
+            Some(status),
+            "{fault}: {object} {}",
+            String::from_utf8_lossy(&out.stderr)
+        );
+        assert_eq!(get("recoveries") > 0, end == ComesBack, "{fault}: {object}");
+        assert_eq!(get("errors") > 0, end != Untroubled, "{fault}: {object}");
+        assert_eq!(object["state"], if end == Lost { "failed" } else { "ready" }, "{fault}: {object}");
+    };
+    // Most of the time they wait for limits.
+    std::thread::scope(|scope| {
+        faults.map(|fault| scope.spawn(move || run(fault))).map(|thread| thread.join())
+    })
+    .into_iter()
+    .for_each(|joined| joined.unwrap());
+}
+
+#[test]
+fn with_failover_the_work_of_a_lost_device_goes_on_and_is_called_what_it_is() {
+    let args = ["speed", "--json", "--failover", "--device", "sim:fault=remove@5000", "--ops", "20000"];
+    let out = ringbell(&args).env("RINGBELL_LOG", "off").output().unwrap();
+    let object: Value = serde_json::from_slice(&out.stdout).unwrap();
+    assert_eq!(out.status.code(), Some(0), "{object}");
+    // Each request has an output of its own: also those in flight are done.
+    assert_eq!((number(&object, "verified"), number(&object, "errors")), (20000, 0), "{object}");
+    assert_eq!(number(&object, "failed_over"), 20000 - 4999, "{object}");
+    assert_eq!(object["state"], "failed");
+}
+
 #[test]
 fn wrong_usage_is_one_line_and_status_2() {
     for args in [

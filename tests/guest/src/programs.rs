@@ -276,7 +276,10 @@ pub(crate) fn error_state(address: &str) {
     const ROUNDS: u64 = 140;
     let meddler = Meddler::new(function(address), 0);
     let device = Device::from_function(meddler.clone(), &DeviceOptions::default()).expect("a device");
-    let poller = Poller::spawn(&device, PollerConfig::default()).expect("a poller");
+    // Faults so close together would have the device failed after five.
+    let config =
+        PollerConfig { recovery_tries: u32::MAX, recovery_pause: Duration::ZERO, ..Default::default() };
+    let poller = Poller::spawn(&device, config).expect("a poller");
     let (key, desk) = (key(&device), Desk::new(COUNT));
     let right = desk.answer(&key, &[1; 64]);
     break_next(&meddler);

@@ -181,6 +181,40 @@ pub struct Model<T> {
     pub room: Arc<Room>,
     /// The epoch word.
     pub epoch: Epoch,
+    /// The page that it is on.
+    pub page: Arc<ForkPage>,
+    event_idx: bool,
+}
+
+/// The halves of a queue, on memory of its own.
+pub struct Halves<T> {
+    /// The ring's memory.
+    pub memory: Shared,
+    /// The submit half.
+    pub submitter: Submitter<T, Shared>,
+    /// The complete half.
+    pub completer: Completer<T, Shared>,
+}
+
+impl<T> Model<T> {
+    /// What a recovery makes: a fresh ring and new halves, under the next epoch.
+    ///
+    /// # Panics
+    /// Never, in a model.
+    pub fn renew(&self) -> Halves<T> {
+        let memory = Shared::new();
+        let Some(epoch) = self.page.epoch(1) else { unreachable!("the word is there") };
+        let (submitter, completer) = queue(QueueParts {
+            memory: memory.clone(),
+            shift: 0,
+            event_idx: self.event_idx,
+            doorbell: (Doorbell::Call(Arc::new(self.doorbell.clone())), 0),
+            epoch,
+            wake: Arc::clone(&self.wake),
+            room: Arc::clone(&self.room),
+        });
+        Halves { memory, submitter, completer }
+    }
 }
 
 /// Makes one.
@@ -188,21 +222,15 @@ pub struct Model<T> {
 /// # Panics
 /// Never, in a model.
 pub fn model<T>(event_idx: bool) -> Model<T> {
-    let Ok(page) = ForkPage::new() else { unreachable!("no pages in a model") };
-    model_on(&page, event_idx)
-}
-
-/// Makes one whose epoch word stands on `page`: the next epoch, where there was one before.
-///
-/// # Panics
-/// Never, in a model.
-pub fn model_on<T>(page: &Arc<ForkPage>, event_idx: bool) -> Model<T> {
     let memory = Shared::new();
     let doorbell = Flag::default();
     let signal = Flag::default();
     let wake = Arc::new(Wake::new(signal.clone()));
     let room = Arc::new(Room::new());
-    let Some(epoch) = page.epoch(1) else { unreachable!("there is a word") };
+    let Some((page, epoch)) = ForkPage::new().ok().and_then(|page| page.epoch(1).map(|epoch| (page, epoch)))
+    else {
+        unreachable!("no pages in a model")
+    };
     let (submitter, completer) = queue(QueueParts {
         memory: memory.clone(),
         shift: 0,
@@ -212,7 +240,7 @@ pub fn model_on<T>(page: &Arc<ForkPage>, event_idx: bool) -> Model<T> {
         wake: Arc::clone(&wake),
         room: Arc::clone(&room),
     });
-    Model { memory, submitter, completer, doorbell, signal, wake, room, epoch }
+    Model { memory, submitter, completer, doorbell, signal, wake, room, epoch, page, event_idx }
 }
 
 /// Submits one entry as a burst of one; true where it was accepted.

@@ -5,10 +5,8 @@ use std::sync::Arc;
 
 use loom::sync::atomic::{AtomicU32, Ordering};
 use loom::thread;
-use ringbell_drivers::claim::Mailbox;
-use ringbell_drivers::dma::ForkPage;
 use ringbell_drivers::virtqueue::Wake;
-use ringbell_loom::{Device, Flag, drain, model, model_on, submit};
+use ringbell_loom::{Device, Flag, drain, model, submit};
 
 #[test]
 fn every_request_comes_back_once_with_its_entry() {
@@ -304,44 +302,5 @@ fn a_waiter_for_room_hears_of_the_end_or_finds_it() {
         assert!(found || told.load(Ordering::Relaxed) == 1, "a waiter was left beside a closed queue");
         completer.reap(false, drop);
         assert!(told.load(Ordering::Relaxed) == 1 && told_early <= 1);
-    });
-}
-
-#[test]
-fn a_burst_across_a_recovery_ends_once_and_the_next_goes_to_the_new_rings() {
-    loom::model(|| {
-        let page = ForkPage::new().unwrap();
-        let old = model_on::<Box<u32>>(&page, true);
-        let renewed = Arc::new(Mailbox::default());
-        let (mut submitter, place) = (old.submitter, Arc::clone(&renewed));
-        let program = thread::spawn(move || {
-            let mut accepted = 0;
-            let mut withdrawn = Vec::new();
-            for value in 0..2 {
-                // As the submit side of a queue does.
-                if submitter.check().is_err()
-                    && let Some(new) = place.take()
-                {
-                    submitter = *new;
-                }
-                accepted += usize::from(submit(&mut submitter, Box::new(value)));
-                let (entries, kept) = submitter.withdrawn();
-                assert!(!kept);
-                withdrawn.extend(entries);
-            }
-            (accepted, withdrawn.len())
-        });
-        let mut ended = 0;
-        let mut completer = old.completer;
-        completer.close();
-        completer.reap(false, |_| ended += 1);
-        drop(completer);
-        let new = model_on::<Box<u32>>(&page, true);
-        assert!(renewed.put(Box::new(new.submitter)).is_none());
-        let (accepted, withdrawn) = program.join().unwrap();
-        let mut completer = new.completer;
-        completer.close();
-        completer.reap(false, |_| ended += 1);
-        assert_eq!(accepted, ended + withdrawn);
     });
 }

@@ -59,6 +59,19 @@ fn a_threaded_device_is_struck_too() {
 }
 
 #[test]
+fn a_threaded_device_is_removed_at_work() {
+    let mut driver = Driver::new(Sim::threaded("fault=remove@1000".parse().unwrap()).unwrap(), ALL);
+    let id = session(&mut driver);
+    driver.wait_for(|driver| {
+        super::send(driver, id);
+        driver.poll(0);
+        (driver.status() == 0xff).then_some(())
+    });
+    let stats = driver.sim.stats();
+    assert_eq!((stats.taken, stats.completed, stats.dropped, stats.last_fault), (1000, 999, 1, None));
+}
+
+#[test]
 fn requests_that_were_taken_before_are_as_they_were() {
     let (mut driver, session) = ready("latency=1ms,order=shuffle");
     run(&mut driver, session, 8);

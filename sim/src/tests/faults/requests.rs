@@ -153,6 +153,8 @@ fn completions_are_reordered_from_the_struck_request_on() {
     let mut ids = ids_of("fault=reorder@3:once", 16);
     ids.retain(|id| *id != 2);
     assert!(ids.is_sorted() && ids.len() == 15, "{ids:?}");
+    let late = (0..20).filter(|seed| ids_of(&format!("seed={seed},fault=reorder@3:once"), 6)[2] != 2);
+    assert!((1..20).contains(&late.count()), "others overtake it, or not");
 }
 
 #[test]
@@ -234,6 +236,9 @@ fn chance_follows_from_the_seed_and_from_nothing_else() {
     assert_ne!(some, of("seed=4,fault=drop:1/3"));
     assert_eq!(some, of("seed=3,fault=drop:1/3,fault=bad-len:1/2"), "another fault moves nothing");
     assert_eq!(of("seed=3,fault=drop@9:1/1").len(), 8);
+    // Nor do two faults throw the same dice.
+    let both = of("seed=3,fault=duplicate:1/2,fault=drop:1/2");
+    assert!(both.windows(2).any(|pair| pair[0] == pair[1]), "not all that are doubled are dropped: {both:?}");
     // Nor does a fault move the order of completions.
     let shuffled = of("seed=3,order=shuffle");
     assert_eq!(shuffled, of("seed=3,order=shuffle,fault=bad-len:1/2"));
@@ -260,7 +265,9 @@ fn a_number_that_is_never_reached_changes_nothing() {
 #[test]
 fn steps_complete_no_more_than_they_may() {
     let (mut driver, session) = ready("fault=slow@2:1ms,fault=drop@100");
-    (0..6).for_each(|_| drop(send(&mut driver, session)));
+    for _ in 0..6 {
+        send(&mut driver, session);
+    }
     assert_eq!((driver.sim.step_n(2), driver.sim.stats().taken), (2, 3));
     driver.sim.advance(Duration::from_millis(1));
     assert_eq!(driver.sim.step_n(2), 2);
@@ -269,4 +276,27 @@ fn steps_complete_no_more_than_they_may() {
         used(&mut driver).iter().map(|(id, len)| (*id, assert_eq!(*len, DATA + 1)).0).collect();
     ids.sort_unstable();
     assert_eq!(ids, [0, 1, 2, 3, 4, 5]);
+}
+
+#[test]
+fn everything_is_the_same_for_a_seed() {
+    for kind in FaultKind::ALL {
+        let look = || {
+            let (mut driver, session) = ready(&format!("seed=5,queues=2,fault={kind}:1/2,fault=reorder@9"));
+            let mut trace = Vec::new();
+            for round in 0..8_u32 {
+                super::send_to(&mut driver, 1, session);
+                trace.push(run(&mut driver, session, 3).1);
+                if driver.status() & 0x40 != 0 {
+                    driver.function.reset().ok();
+                    driver.function.write_config(4, &6_u16.to_le_bytes()).unwrap();
+                }
+                driver.sim.advance(Duration::from_millis(u64::from(round)));
+            }
+            (trace, driver.sim.stats())
+        };
+        let (trace, stats) = look();
+        assert_eq!(look(), (trace, stats.clone()), "{kind}");
+        assert!(stats.struck != 0, "{kind}: {stats:?}");
+    }
 }
