@@ -255,6 +255,9 @@ impl Lane {
         self.reap(Fault::DeviceFailed, kept, failover, fds);
         self.set_state(DeviceState::Failed);
         self.phase = if failover { Phase::Software } else { Phase::Ended };
+        if self.has_ended() {
+            self.inner().refuse_messages();
+        }
         self.inner().engine().room().announce();
     }
 
@@ -275,6 +278,7 @@ impl Lane {
         self.reap(Fault::Shutdown, kept, false, fds);
         let device = Arc::clone(self.device.inner());
         device.software.close(&device, fds);
+        device.refuse_messages();
         device.engine().room().announce();
     }
 

@@ -100,7 +100,7 @@ impl Bench {
     }
 
     /// Into a recovery that goes on until time passes: the first try fails, then there is a pause.
-    fn into_recovery(&mut self) {
+    fn go_into_recovery(&mut self) {
         self.inject("reset-fails@0:x2");
         self.until_state(DeviceState::Resetting);
     }
@@ -667,7 +667,7 @@ fn an_owned_queue_dropped_during_a_recovery_is_shared_afterwards() {
     let mut queue = bench.device.owned_queue().unwrap();
     let ctx = WaitCtx::new();
     queue.submit(bench.request(), &ctx).unwrap();
-    bench.into_recovery();
+    bench.go_into_recovery();
     let refused = queue.submit(bench.request(), &WaitCtx::new()).unwrap_err();
     assert_eq!((refused.reason(), refused.status()), (Reason::Resetting, Status::Eagain));
     drop((queue, refused));
