@@ -207,6 +207,8 @@ pub struct Session {
     pub(crate) lost: AtomicBool,
     /// The status with which the device last refused it for want of room; 0: it did not.
     pub(crate) no_room: AtomicU32,
+    /// The device has had it once.
+    pub(crate) proven: AtomicBool,
 }
 
 impl Session {
@@ -218,6 +220,7 @@ impl Session {
             touched: AtomicU64::new(0),
             lost: AtomicBool::new(false),
             no_room: AtomicU32::new(0),
+            proven: AtomicBool::new(false),
         }
     }
 
@@ -249,6 +252,7 @@ impl Session {
     pub(crate) fn set_live(&self, id: u64) {
         self.id.store(id, Ordering::Relaxed);
         self.no_room.store(0, Ordering::Relaxed);
+        self.proven.store(true, Ordering::Relaxed);
         self.state.store(SessionState::Live as u32, Ordering::Release);
     }
 
@@ -402,7 +406,8 @@ pub trait Engine: Send + Sync + fmt::Debug {
     fn is_reset(&self) -> Result<bool>;
 
     /// Resets the whole function, for a device that does not finish its own reset. As after
-    /// [`is_reset`](Self::is_reset). It takes as long as the function's reset, up to 100 ms.
+    /// [`is_reset`](Self::is_reset). It takes as long as the kernel does: some
+    /// 100 ms, more for a function that does not come back.
     ///
     /// # Errors
     /// The function has no reset, or is not reset after it.

@@ -147,7 +147,9 @@ impl Arena {
     /// Fills memory that nobody has.
     fn poison(&self, offset: usize, len: usize) {
         if self.check {
-            let _ = self.memory.write(offset, &vec![FREE; len]);
+            for at in (0..len).step_by(PAGE) {
+                let _ = self.memory.write(offset + at, &[FREE; PAGE][..PAGE.min(len - at)]);
+            }
         }
     }
 
@@ -156,9 +158,13 @@ impl Arena {
         if !self.check {
             return;
         }
-        let mut bytes = vec![0; len];
-        let _ = self.memory.read(offset, &mut bytes);
-        if let Some(first) = bytes.iter().position(|byte| *byte != FREE) {
+        let mut page = [FREE; PAGE];
+        let first = (0..len).step_by(PAGE).find_map(|at| {
+            let bytes = &mut page[..PAGE.min(len - at)];
+            let _ = self.memory.read(offset + at, bytes);
+            bytes.iter().position(|byte| *byte != FREE).map(|place| at + place)
+        });
+        if let Some(first) = first {
             self.stray_writes.fetch_add(1, Ordering::Relaxed);
             tracing::error!(
                 device = self.function.address(),
@@ -276,7 +282,8 @@ impl Arena {
         let kept = {
             let mut reserve = self.reserve();
             let place = reserve.iter().position(|piece| piece.capacity == capacity);
-            place.map(|place| reserve.swap_remove(place))
+            // The oldest first: not what was given back just now.
+            place.map(|place| reserve.remove(place))
         };
         let buffer = match kept {
             Some(piece) => {

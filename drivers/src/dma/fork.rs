@@ -88,6 +88,12 @@ impl Epoch {
         word & Self::REAPED != 0 || Self::number(word) != Self::number(first)
     }
 
+    /// Whether the memory of what was in flight in the epoch that began as `first` is kept, now that
+    /// the word is `word`. A later epoch says nothing of it: there was a reset in between.
+    pub(crate) const fn is_kept(first: u64, word: u64) -> bool {
+        word & Self::KEPT != 0 && Self::number(word) == Self::number(first)
+    }
+
     /// The word.
     #[inline]
     pub(crate) fn word(&self) -> &AtomicU64 {

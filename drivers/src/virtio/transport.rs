@@ -210,7 +210,7 @@ impl Transport {
     }
 
     /// Resets the whole function, which ends what [`reset`](Self::reset) does not; afterwards its
-    /// registers answer again. It may take 100 ms.
+    /// registers answer again. It takes as long as the kernel does: some 100 ms.
     ///
     /// # Errors
     /// The function has no reset, or is not reset after it.

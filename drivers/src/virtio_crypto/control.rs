@@ -65,6 +65,8 @@ pub(super) struct Control {
     /// Buffers for the next commands. They are never given back to the arena while the device is in
     /// use: that would run waiters for room, under the lock of this queue.
     spare: Vec<DmaBuffer>,
+    /// Commands that were answered by a lie.
+    unanswered: Vec<Command>,
     limit: Duration,
 }
 
@@ -76,7 +78,8 @@ impl Control {
         limit: Duration,
         left: Left,
     ) -> Self {
-        Self { submitter, completer, arena, waiting: left.waiting, spare: left.spare, limit }
+        let Left { waiting, spare } = left;
+        Self { submitter, completer, arena, waiting, spare, unanswered: Vec::new(), limit }
     }
 
     /// Commands that are not answered yet.
@@ -98,26 +101,33 @@ impl Control {
                     self.waiting.push_front(command);
                     return Ok(());
                 }
-                Err(error) => return Err(error),
+                Err(error) => {
+                    self.waiting.push_front(command);
+                    return Err(error);
+                }
             };
-            if let Some(command) = self.submit(buffer, command)? {
+            if let Some(command) = self.submit(buffer, command) {
                 self.waiting.push_front(command);
-                return Ok(());
+                // Closed: there will be another ring.
+                return self.submitter.check().map_err(|_| Error::Faulty("without a control queue"));
             }
         }
         Ok(())
     }
 
-    /// Puts a command into the ring; gives it back where the ring is full.
-    fn submit(&mut self, mut buffer: DmaBuffer, command: Command) -> Result<Option<Command>> {
-        self.submitter.check().map_err(|_| Error::Down("closed"))?;
+    /// Puts a command into the ring; gives it back where the ring is full, or closed.
+    fn submit(&mut self, mut buffer: DmaBuffer, command: Command) -> Option<Command> {
+        if self.submitter.check().is_err() {
+            self.spare.push(buffer);
+            return Some(command);
+        }
         buffer.fill(0);
         // Not in the specification: a device that answers without writing is found out.
         buffer[REPLY..].fill(0xff);
         let (readable, writable) = fill(&mut buffer, &command);
         let (request, reply) = (buffer.iova(), buffer.iova() + REPLY as u64);
         let mut left = None;
-        let sent = self.submitter.burst(|burst| match burst.vacancy() {
+        self.submitter.burst_unchecked(|burst| match burst.vacancy() {
             None => left = Some((command, buffer)),
             Some(vacancy) => {
                 let head = vacancy.slot() << SHIFT;
@@ -133,12 +143,11 @@ impl Control {
                 vacancy.commit(Entry { buffer, command, since: Instant::now() });
             }
         });
-        sent.map_err(|_| Error::Down("closed"))?;
-        Ok(left.map(|(command, mut buffer)| {
+        left.map(|(command, mut buffer)| {
             buffer.zeroize();
             self.spare.push(buffer);
             command
-        }))
+        })
     }
 
     /// Takes what the device has answered.
@@ -157,7 +166,10 @@ impl Control {
                 // The buffer is back: the device does not write it any more.
                 match answer(&entry.buffer, entry.command) {
                     Ok(answer) => answered(answer),
-                    Err(status) => lie = Some(Lie::Status { id, status }),
+                    Err((command, status)) => {
+                        lie = Some(Lie::Status { id, status });
+                        self.unanswered.push(command);
+                    }
                 }
                 entry.buffer.zeroize();
                 self.spare.push(entry.buffer);
@@ -166,13 +178,10 @@ impl Control {
         if let Some(lie) = lie.or(drained.lie) {
             return Err(lie.into());
         }
-        if drained.completed > 0 {
-            self.flush()?;
-        } else if self.completer.in_flight() > 0 {
+        if drained.completed == 0 && self.completer.in_flight() > 0 {
             self.check_deadlines()?;
-        } else {
-            self.flush()?;
         }
+        self.flush()?;
         Ok(drained.completed > 0)
     }
 
@@ -199,6 +208,7 @@ impl Control {
             spare.push(entry.buffer);
             lost(entry.command);
         });
+        self.unanswered.into_iter().for_each(lost);
         Left { waiting: self.waiting, spare }
     }
 }
@@ -246,7 +256,7 @@ fn fill(buffer: &mut DmaBuffer, command: &Command) -> (u32, u32) {
 }
 
 /// Reads the reply; the error is a status that the specification does not have.
-fn answer(buffer: &DmaBuffer, command: Command) -> Result<Answer, u8> {
+fn answer(buffer: &DmaBuffer, command: Command) -> Result<Answer, (Command, u8)> {
     match command {
         Command::Create(session) => {
             let reply = SessionReply::read_from_bytes(&buffer[REPLY..BUFFER]).unwrap_or_default();
@@ -254,10 +264,13 @@ fn answer(buffer: &DmaBuffer, command: Command) -> Result<Answer, u8> {
             match u8::try_from(status).ok().and_then(status::decode) {
                 Some(DeviceStatus::Ok) => Ok(Answer::Created(session, reply.session_id.get())),
                 Some(_) => Ok(Answer::NotCreated(session, status)),
-                None => Err(status.to_le_bytes()[0]),
+                None => Err((Command::Create(session), status.to_le_bytes()[0])),
             }
         }
         // Whatever a destroy is answered with, the session is not ours any more.
-        Command::Destroy(_) => status::decode(buffer[REPLY]).map(|_| Answer::Destroyed).ok_or(buffer[REPLY]),
+        Command::Destroy(_) => match status::decode(buffer[REPLY]) {
+            Some(_) => Ok(Answer::Destroyed),
+            None => Err((command, buffer[REPLY])),
+        },
     }
 }

@@ -132,11 +132,15 @@ impl VirtioCrypto {
                 }
             });
             self.control_pending.fetch_sub(answered, Ordering::SeqCst);
-            sent.and(progress)
+            let progress = sent.and(progress);
+            // Whoever saw it first, the poll thread has to see it too. Under the lock, so that it is this
+            // ring that is meant, and not the next one.
+            if progress.is_err() && !self.broken.swap(true, Ordering::AcqRel) {
+                self.control_pending.fetch_add(1, Ordering::SeqCst);
+            }
+            progress
         };
-        if progress.is_err() && !self.broken.swap(true, Ordering::AcqRel) {
-            // Whoever saw it first, the poll thread has to see it too.
-            self.control_pending.fetch_add(1, Ordering::SeqCst);
+        if progress.is_err() {
             self.wake.wake();
         }
         // Without the lock: a waiter may submit, and so start a session.
@@ -168,8 +172,9 @@ impl VirtioCrypto {
             return self.send(Command::Create(Arc::clone(session)));
         }
         // A device that says "no room" means for the moment, whoever has the room. One that says ERR may
-        // mean the same, as QEMU's does, if it has taken others.
-        if status == u32::from(wire::status::NOSPC) || full && others > 0 {
+        // mean the same, as QEMU's does, if it has taken others, or this one before.
+        let proven = session.proven.load(Ordering::Relaxed);
+        if status == u32::from(wire::status::NOSPC) || full && (others > 0 || proven) {
             tracing::debug!(
                 device = self.address(),
                 name,

@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::config::Offer;
-use super::control::{self, Command, Control, Left};
+use super::control::{self, Answer, Command, Control, Left};
 use super::device::{ControlQueue, VirtioCrypto};
 use super::queues::{DataQueue, Interrupts, QueueMaker, drop_interrupts};
 use crate::engine::{Engine, Revive, SessionState};
@@ -45,7 +45,6 @@ impl VirtioCrypto {
             device: function.address().to_owned(),
             why: format!("it has come back from its reset with other {what}"),
         };
-        function.set_bus_master(true)?;
         if transport.negotiate(agreed.wanted)? != agreed.accepted {
             return Err(other("features"));
         }
@@ -73,28 +72,48 @@ impl VirtioCrypto {
             room: &self.room,
         };
         let made = maker.all(agreed)?;
-        transport.set_driver_ok()?;
+        // Not before: rings that the device was told of, and that are dropped on the way, are out of its
+        // reach.
+        function.set_bus_master(true)?;
+        if let Err(error) = transport.set_driver_ok() {
+            let _ = function.set_bus_master(false);
+            return Err(error);
+        }
         Ok(made)
     }
 
-    /// The commands with which a control queue begins after a reset: first the sessions that the
-    /// device may have kept go, then those that anybody holds are created again.
+    /// Puts the commands with which a control queue begins into order: first the sessions of before the
+    /// reset go, which the device may have kept, or it may give their numbers to others; then those that
+    /// anybody holds are created again.
     fn restore_sessions(&self, left: &mut Left) {
-        let mut sessions = self.sessions();
-        let (held, idle): (Vec<_>, Vec<_>) = sessions.take_live();
-        let mut commands: Vec<_> =
-            held.iter().chain(&idle).filter_map(|session| session.live_id().map(Command::Destroy)).collect();
+        let (held, idle) = self.sessions().take_live();
+        let mut destroys = Vec::new();
+        let mut creates = Vec::new();
+        for session in held.iter().chain(&idle) {
+            destroys.extend(session.live_id().map(Command::Destroy));
+        }
         idle.iter().for_each(|session| session.set(SessionState::Absent));
         for session in held {
             session.set(SessionState::Creating);
-            commands.push(Command::Create(session));
+            creates.push(Command::Create(session));
         }
-        drop(sessions);
-        self.control_pending.fetch_add(commands.len() as u32, Ordering::SeqCst);
-        tracing::debug!(device = self.address(), commands = commands.len(), "sessions are created again");
-        for command in commands.into_iter().rev() {
-            left.waiting.push_front(command);
+        let new = (destroys.len() + creates.len()) as u32;
+        self.control_pending.fetch_add(new, Ordering::SeqCst);
+        // What was asked for meanwhile, too.
+        let waiting = std::mem::take(&mut left.waiting);
+        for command in waiting.into_iter().chain(std::iter::from_fn(|| self.commands.pop())) {
+            match command {
+                Command::Destroy(_) => destroys.push(command),
+                Command::Create(_) => creates.push(command),
+            }
         }
+        tracing::debug!(
+            device = self.address(),
+            gone = destroys.len(),
+            again = creates.len(),
+            "sessions are created again"
+        );
+        left.waiting.extend(destroys.into_iter().chain(creates));
     }
 
     /// Destroys the sessions that this process made: some devices keep them over a reset.
@@ -108,7 +127,15 @@ impl VirtioCrypto {
             }
         }
         while control.outstanding() > 0 && start.elapsed() < patience {
-            match control.poll(drop) {
+            let mut late = Vec::new();
+            let polled = control.poll(|answer| {
+                // Asked for before: it has to go as well.
+                if let Answer::Created(_, id) = answer {
+                    late.push(id);
+                }
+            });
+            let sent = late.into_iter().try_for_each(|id| control.send(Command::Destroy(id)));
+            match sent.and(polled) {
                 Ok(true) => {}
                 Ok(false) => std::thread::sleep(Duration::from_micros(20)),
                 Err(error) => {
@@ -196,13 +223,7 @@ impl<T> Revive<DataQueue<T>> for VirtioCrypto {
                 }
                 Ok(queues)
             }
-            Err(error) => {
-                // It was not told to start. A second lock on the door, as above.
-                if let Err(error) = self.transport.function().set_bus_master(false) {
-                    tracing::debug!(device = self.address(), %error, "bus mastering stays on");
-                }
-                Err(error)
-            }
+            Err(error) => Err(error),
         }
     }
 }

@@ -128,7 +128,7 @@ impl<T, M: RingMemory> Submitter<T, M> {
     /// Where the second value is true the device could not be stopped and may still write to the
     /// entries' memory: they must be forgotten (`mem::forget`), not dropped.
     pub fn withdrawn(&mut self) -> (Vec<T>, bool) {
-        let kept = self.shared.epoch.word().load(Ordering::Relaxed) & Epoch::KEPT != 0;
+        let kept = Epoch::is_kept(self.epoch, self.shared.epoch.word().load(Ordering::Relaxed));
         (std::mem::take(&mut self.withdrawn), kept)
     }
 
@@ -147,6 +147,16 @@ impl<T, M: RingMemory> Submitter<T, M> {
         shared.memory.publish_avail(new as u16);
         // (A), (C), (D), (E): before it what we published, after it what others may have stored.
         fence(Ordering::SeqCst);
+        if shared.epoch.word().load(Ordering::Relaxed) != self.epoch {
+            return self.publish_closed(old, new);
+        }
+        self.notify(old, new);
+    }
+
+    /// Rings the doorbell where the device wants that, and wakes the poll thread where it sleeps.
+    #[inline(always)]
+    fn notify(&self, old: u64, new: u64) {
+        let shared = &*self.shared;
         let kick = if self.event_idx {
             // Read once; a lying device harms nobody but itself: it misses a notification.
             let event = shared.memory.avail_event();
@@ -158,19 +168,17 @@ impl<T, M: RingMemory> Submitter<T, M> {
             self.doorbell.ring(self.doorbell_value);
         }
         self.wake.wake_fenced();
-        if shared.epoch.word().load(Ordering::Relaxed) != self.epoch {
-            self.withdraw(new - old);
-        }
     }
 
     /// (C): the queue was closed. Once it is being reaped, takes back what the poll thread has not
-    /// taken; before that the poll thread will find it all.
+    /// taken, and leaves the doorbell alone, for the device may not be set up again; before that the poll
+    /// thread will find it all.
     #[cold]
-    fn withdraw(&mut self, count: u64) {
-        let shared = &*self.shared;
-        if !Epoch::is_reaped(self.epoch, shared.epoch.word().load(Ordering::Relaxed)) {
-            return;
+    fn publish_closed(&mut self, old: u64, new: u64) {
+        if !Epoch::is_reaped(self.epoch, self.shared.epoch.word().load(Ordering::Relaxed)) {
+            return self.notify(old, new);
         }
+        let (shared, count) = (&*self.shared, new - old);
         for back in (1..=count).rev() {
             // The slots of the burst stand in the free ring where we took them from. An entry there
             // can have been overwritten only if the poll thread has completed a request of this

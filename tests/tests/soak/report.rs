@@ -54,7 +54,7 @@ impl fmt::Display for Report {
         let t = &self.total;
         writeln!(
             f,
-            "{} operations in {} lives: {} accepted = {} completed + {} errors + {} detached",
+            "{} actions in {} lives: {} accepted = {} completed + {} errors + {} detached",
             self.operations, self.lives, t.accepted, t.completed, t.errors, t.detached
         )?;
         writeln!(

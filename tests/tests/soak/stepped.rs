@@ -93,14 +93,14 @@ struct World {
     done: u64,
 }
 
-/// Lives until `operations` are done.
-pub fn run(seed: u64, operations: u64) -> Report {
+/// Lives until so many requests were accepted.
+pub fn run(seed: u64, requests: u64) -> Report {
     let mut report = Report::default();
     let mut rng = Rng::new(seed);
     let all = Arc::new(crate::slots::keys(&mut rng));
-    while report.operations < operations {
+    while report.total.accepted < requests {
         let life = rng.next();
-        let left = operations - report.operations;
+        let left = requests - report.total.accepted;
         let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             World::new(life, &all).live(left, &mut report);
         }));
@@ -183,7 +183,7 @@ impl World {
 
     fn live(&mut self, left: u64, report: &mut Report) {
         let mut epochs = 0;
-        while self.done < left && epochs < EPOCHS && self.is_alive() {
+        while self.device.stats().accepted < left && epochs < EPOCHS && self.is_alive() {
             self.inject();
             let end = self.done + EPOCH;
             while self.done < end && self.is_alive() {
