@@ -1,6 +1,6 @@
 //! Requests: given up at each point of a recovery; callbacks that do what callbacks do meanwhile.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -286,4 +286,54 @@ fn a_callback_that_blocks_while_its_device_has_a_fault_delays_and_loses_nothing(
     assert_eq!(stats.accepted, stats.deliveries);
     assert_eq!((stats.faults, stats.recoveries, stats.panics, stats.leaked_bytes), (4, 4, 0, 0), "{stats:?}");
     poller.shutdown();
+}
+
+/// Wherever a callback runs that panics, it is caught and counted.
+#[test]
+fn a_panic_in_a_callback_is_counted_also_for_what_a_burst_pushed_after_a_recovery() {
+    let mut bench = bench();
+    let mut queue = bench.device.owned_queue().unwrap();
+    let ctx = WaitCtx::with_callback(|_| panic!("on purpose"));
+    queue.burst(|burst| {
+        bench.inject("needs-reset@0");
+        bench.until("the fault", |bench| bench.device.stats().faults == 1);
+        bench.until_state(DeviceState::Ready);
+        bench.key.prepare().unwrap();
+        burst.submit(bench.request(), &ctx).unwrap();
+    });
+    bench.settle();
+    let stats = bench.device.stats();
+    assert_eq!((stats.accepted, stats.deliveries, stats.panics), (1, 1, 1), "{stats:?}");
+}
+
+/// On which thread callbacks run: the one that polls, also for what a burst pushed after a recovery,
+/// into a ring that is not there any more.
+#[test]
+fn callbacks_run_on_the_thread_that_polls() {
+    let mut bench = bench();
+    let mut queue = bench.device.owned_queue().unwrap();
+    let polling = std::thread::current().id();
+    let request = bench.request();
+    let (filling, recovered) = (AtomicBool::new(false), AtomicBool::new(false));
+    let ran_on = Arc::new(Mutex::new(None));
+    let place = Arc::clone(&ran_on);
+    let ctx = WaitCtx::with_callback(move |_| *place.lock().unwrap() = Some(std::thread::current().id()));
+    std::thread::scope(|scope| {
+        let (ctx, filling, recovered) = (&ctx, &filling, &recovered);
+        scope.spawn(move || {
+            queue.burst(|burst| {
+                filling.store(true, Ordering::SeqCst);
+                wait_until("the recovery", || recovered.load(Ordering::SeqCst));
+                burst.submit(request, ctx).unwrap();
+            });
+        });
+        wait_until("the burst", || filling.load(Ordering::SeqCst));
+        bench.inject("needs-reset@0");
+        bench.until("the fault", |bench| bench.device.stats().faults == 1);
+        bench.until_state(DeviceState::Ready);
+        bench.key.prepare().unwrap();
+        recovered.store(true, Ordering::SeqCst);
+    });
+    bench.settle();
+    assert_eq!(*ran_on.lock().unwrap(), Some(polling), "a callback ran on the thread that submits");
 }
