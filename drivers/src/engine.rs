@@ -205,6 +205,8 @@ pub struct Session {
     pub(crate) touched: AtomicU64,
     /// The device has forgotten it.
     pub(crate) lost: AtomicBool,
+    /// The status with which the device last refused it for want of room; 0: it did not.
+    pub(crate) no_room: AtomicU32,
 }
 
 impl Session {
@@ -215,6 +217,7 @@ impl Session {
             id: AtomicU64::new(0),
             touched: AtomicU64::new(0),
             lost: AtomicBool::new(false),
+            no_room: AtomicU32::new(0),
         }
     }
 
@@ -245,6 +248,7 @@ impl Session {
 
     pub(crate) fn set_live(&self, id: u64) {
         self.id.store(id, Ordering::Relaxed);
+        self.no_room.store(0, Ordering::Relaxed);
         self.state.store(SessionState::Live as u32, Ordering::Release);
     }
 
@@ -404,12 +408,13 @@ pub trait Engine: Send + Sync + fmt::Debug {
     /// The function has no reset, or is not reset after it.
     fn reset_function(&self) -> Result<()>;
 
-    /// Ends the sessions this process created, where the device still answers, then resets it.
+    /// Ends the sessions this process created, where the device still answers, then resets it, by the
+    /// function's reset if it takes longer than `patience`.
     /// After `Ok` the device does no DMA and its buffers are free.
     ///
     /// # Errors
     /// The reset did not happen: memory in flight has to be kept.
-    fn stop(&self) -> Result<()>;
+    fn stop(&self, patience: Duration) -> Result<()>;
 }
 
 /// An engine that can be brought back after a reset, with fresh queues of type `Q`.

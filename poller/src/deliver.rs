@@ -10,7 +10,8 @@ use ringbell_drivers::engine::DeviceStatus;
 use ringbell_drivers::wait::Waiter;
 
 use crate::context::{ContextClaim, Delivery, Status, Wake};
-use crate::device::{Inner, SubmitSide};
+use crate::device::Inner;
+use crate::owned::SubmitSide;
 use crate::request::{Answer, Body, Fault, InFlight};
 use crate::state::DeviceState;
 use crate::stats::QueueCounters;

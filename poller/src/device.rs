@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -21,43 +21,12 @@ use crate::config::DeviceOptions;
 use crate::context::{Status, Target, WaitCtx};
 use crate::deliver::Withdrawn;
 use crate::key::{CipherKey, KeyInner};
-use crate::owned::{self, OwnedQueue};
+use crate::owned::{self, OwnedQueue, Shut, SubmitSide};
 use crate::refusal::{Reason, Refused};
 use crate::request::{InFlight, Request};
 use crate::software::Software;
 use crate::state::{DeviceState, StateCell};
 use crate::stats::{Counter, QueueCounters, Stats};
-
-/// The submit half of a queue, as the shared queues and the owned ones have it.
-pub(crate) struct SubmitSide {
-    pub(crate) submitter: DataSubmitter<InFlight>,
-    pub(crate) counters: Arc<QueueCounters>,
-    /// Number of the queue.
-    index: usize,
-}
-
-impl SubmitSide {
-    /// Takes the queue's new submit half after a recovery, if there is one. The old rings go with the
-    /// old half.
-    #[cold]
-    pub(crate) fn renew(&mut self, device: &Inner) -> bool {
-        match device.renewed.get(self.index).and_then(Mailbox::take) {
-            Some(submitter) => {
-                self.submitter = *submitter;
-                true
-            }
-            None => false,
-        }
-    }
-}
-
-/// Why a closed queue does not take a request.
-#[derive(Clone, Copy)]
-pub(crate) enum Shut {
-    For(Reason),
-    /// The device is failed and software does its work.
-    Software,
-}
 
 /// The complete half of a queue, on its way to a poller.
 pub(crate) struct CompleteSide {
@@ -86,6 +55,8 @@ pub(crate) struct Inner {
     completers: Mutex<Option<Vec<CompleteSide>>>,
     pub(crate) messages: SegQueue<Message>,
     pub(crate) has_messages: AtomicBool,
+    /// Nobody takes messages any more.
+    deaf: AtomicBool,
     pub(crate) state: StateCell,
     /// The submit halves of fresh rings after a recovery, until each queue's owner takes its own.
     pub(crate) renewed: Box<[Mailbox<DataSubmitter<InFlight>>]>,
@@ -185,6 +156,7 @@ impl Device {
             completers: Mutex::new(Some(completers)),
             messages: SegQueue::new(),
             has_messages: AtomicBool::new(false),
+            deaf: AtomicBool::new(false),
             state: StateCell::new(),
             leaked_bytes: AtomicU64::new(0),
         })))
@@ -423,6 +395,22 @@ impl Inner {
         self.messages.push(message);
         self.has_messages.store(true, Ordering::Release);
         self.engine.wake().wake();
+        // After the fence of the wake-up: nobody reads them any more, and each keeps a context, which
+        // may keep this device.
+        if self.deaf.load(Ordering::Relaxed) {
+            self.drop_messages();
+        }
+    }
+
+    /// The poll thread takes no messages any more.
+    pub(crate) fn refuse_messages(&self) {
+        self.deaf.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        self.drop_messages();
+    }
+
+    fn drop_messages(&self) {
+        while self.messages.pop().is_some() {}
     }
 
     /// Makes an owned queue shared again.

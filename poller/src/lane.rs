@@ -35,6 +35,9 @@ const HOLDS: Duration = Duration::from_secs(60);
 /// The longest pause before a try.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
+/// How long a device that is given up may take for its last reset.
+const PROMPTLY: Duration = Duration::from_millis(5);
+
 /// What a device is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
@@ -243,7 +246,8 @@ impl Lane {
         // While it is being stopped nobody knows yet who will do the work.
         self.set_state(if failover { DeviceState::Resetting } else { DeviceState::Failed });
         self.close_queues();
-        let kept = self.inner().engine().stop().is_err();
+        // Others wait for this thread, and the device had its time.
+        let kept = self.inner().engine().stop(PROMPTLY).is_err();
         if failover {
             tracing::warn!(device = self.device.address(), "its work is done by software from now on");
             self.inner().software.open();
@@ -251,6 +255,9 @@ impl Lane {
         self.reap(Fault::DeviceFailed, kept, failover, fds);
         self.set_state(DeviceState::Failed);
         self.phase = if failover { Phase::Software } else { Phase::Ended };
+        if self.has_ended() {
+            self.inner().refuse_messages();
+        }
         self.inner().engine().room().announce();
     }
 
@@ -266,10 +273,12 @@ impl Lane {
             self.set_state(DeviceState::Closed);
             self.close_queues();
         }
-        let kept = self.inner().engine().stop().is_err();
+        let engine = self.inner().engine();
+        let kept = engine.stop(engine.control_timeout()).is_err();
         self.reap(Fault::Shutdown, kept, false, fds);
         let device = Arc::clone(self.device.inner());
         device.software.close(&device, fds);
+        device.refuse_messages();
         device.engine().room().announce();
     }
 

@@ -3,14 +3,47 @@
 use std::fmt;
 use std::sync::Arc;
 
-use ringbell_drivers::virtio_crypto::CipherBurst;
+use ringbell_drivers::claim::Mailbox;
+use ringbell_drivers::virtio_crypto::{CipherBurst, DataSubmitter};
 use ringbell_drivers::virtqueue::Closed;
 
 use crate::context::{Status, Target};
 use crate::deliver::Withdrawn;
-use crate::device::{Inner, Shut, SubmitSide};
+use crate::device::Inner;
 use crate::refusal::{Reason, Refused};
 use crate::request::{InFlight, Request};
+use crate::stats::QueueCounters;
+
+/// The submit half of a queue, as the shared queues and the owned ones have it.
+pub(crate) struct SubmitSide {
+    pub(crate) submitter: DataSubmitter<InFlight>,
+    pub(crate) counters: Arc<QueueCounters>,
+    /// Number of the queue.
+    pub(crate) index: usize,
+}
+
+impl SubmitSide {
+    /// Takes the queue's new submit half after a recovery, if there is one. The old rings go with the
+    /// old half.
+    #[cold]
+    pub(crate) fn renew(&mut self, device: &Inner) -> bool {
+        match device.renewed.get(self.index).and_then(Mailbox::take) {
+            Some(submitter) => {
+                self.submitter = *submitter;
+                true
+            }
+            None => false,
+        }
+    }
+}
+
+/// Why a closed queue does not take a request.
+#[derive(Clone, Copy)]
+pub(crate) enum Shut {
+    For(Reason),
+    /// The device is failed and software does its work.
+    Software,
+}
 
 /// A queue that one thread has for itself: bursts without a lock.
 ///

@@ -1,6 +1,7 @@
 //! Tests across the packages of Ringbell: see the files in `tests/`. What is here is shared by them
 //! and by the fuzz targets in `fuzz/`.
 
+pub mod bytes;
 pub mod fuzz;
 pub mod hostile;
 pub mod meddler;

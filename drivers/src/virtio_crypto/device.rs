@@ -167,12 +167,15 @@ impl VirtioCrypto {
             // is not answers "full" once more and the next idle session goes.
             return self.send(Command::Create(Arc::clone(session)));
         }
-        if full && others > 0 {
+        // A device that says "no room" means for the moment, whoever has the room. One that says ERR may
+        // mean the same, as QEMU's does, if it has taken others.
+        if status == u32::from(wire::status::NOSPC) || full && others > 0 {
             tracing::debug!(
                 device = self.address(),
                 name,
                 "the device holds no more sessions, all are in use"
             );
+            session.no_room.store(status, Ordering::Relaxed);
             session.set(SessionState::Absent);
             return;
         }
@@ -298,7 +301,15 @@ impl Engine for VirtioCrypto {
                 return Ok(());
             }
             if start.elapsed() >= limit {
-                return Err(trouble.unwrap_or(Error::Timeout { what: "create a session", limit }));
+                let refused = |status| {
+                    let (attempted, name) = ("create a session", status_byte::name(status));
+                    Error::Refused { attempted, status, name }
+                };
+                return Err(match (trouble, session.no_room.load(Ordering::Relaxed)) {
+                    (Some(error), _) => error,
+                    (None, 0) => Error::Timeout { what: "create a session", limit },
+                    (None, status) => refused(status),
+                });
             }
             std::thread::sleep(pause);
             pause = (pause * 2).min(Duration::from_millis(1));
@@ -370,14 +381,14 @@ impl Engine for VirtioCrypto {
         Ok(())
     }
 
-    fn stop(&self) -> Result<()> {
-        self.stop_for_good()
+    fn stop(&self, patience: Duration) -> Result<()> {
+        self.stop_for_good(patience)
     }
 }
 
 impl Drop for VirtioCrypto {
     fn drop(&mut self) {
-        if let Err(error) = self.stop() {
+        if let Err(error) = self.stop(self.limit) {
             tracing::error!(device = self.address(), %error, "closing the device");
         }
     }

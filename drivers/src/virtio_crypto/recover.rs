@@ -98,7 +98,7 @@ impl VirtioCrypto {
     }
 
     /// Destroys the sessions that this process made: some devices keep them over a reset.
-    fn destroy_all(&self, control: &mut Control) {
+    fn destroy_all(&self, control: &mut Control, patience: Duration) {
         let (held, idle) = self.sessions().take_live();
         held.iter().chain(&idle).for_each(|session| self.destroy(session));
         let start = Instant::now();
@@ -107,7 +107,7 @@ impl VirtioCrypto {
                 return;
             }
         }
-        while control.outstanding() > 0 && start.elapsed() < self.limit {
+        while control.outstanding() > 0 && start.elapsed() < patience {
             match control.poll(drop) {
                 Ok(true) => {}
                 Ok(false) => std::thread::sleep(Duration::from_micros(20)),
@@ -120,7 +120,7 @@ impl VirtioCrypto {
     }
 
     /// Brings the device to a standstill for good.
-    pub(super) fn stop_for_good(&self) -> Result<()> {
+    pub(super) fn stop_for_good(&self, patience: Duration) -> Result<()> {
         if self.fork.is_child() {
             return Ok(());
         }
@@ -130,7 +130,7 @@ impl VirtioCrypto {
             Some(false) => return Err(Error::Down("not stopped: an earlier try failed")),
             None => self.down.store(true, Ordering::Release),
         }
-        let stopped = self.standstill();
+        let stopped = self.standstill(patience);
         if stopped.is_ok() {
             self.retire();
             if let ControlQueue::Down(left) = &mut *self.control() {
@@ -152,18 +152,18 @@ impl VirtioCrypto {
         stopped
     }
 
-    fn standstill(&self) -> Result<()> {
+    fn standstill(&self, patience: Duration) -> Result<()> {
         let function = self.transport.function();
         let health = self.check_health();
         if let (Ok(()), ControlQueue::Up(control)) = (&health, &mut *self.control()) {
-            self.destroy_all(control);
+            self.destroy_all(control, patience);
         }
         let reset = match health {
             // Nothing answers, there is nothing to wait for.
             Err(error @ Error::Gone(_)) => Err(error),
             _ => self
                 .transport
-                .reset(self.limit)
+                .reset(patience)
                 .or_else(|error| self.transport.reset_function().map_err(|_| error)),
         };
         if let Err(error) = drop_interrupts(&**function, self.interrupts) {

@@ -225,8 +225,8 @@ impl<T, M: RingMemory> Completer<T, M> {
                 f(entry);
             }
         }
-        // Nothing is in flight any more, whatever the device writes.
-        self.completed = self.published();
+        // Nothing is in flight any more, whatever the device writes and whoever still publishes.
+        self.completed = u64::MAX;
         self.room.announce();
     }
 }

@@ -7,7 +7,8 @@ use ringbell::sim::{Fault, FaultKind, Order, Sim, SimConfig};
 use ringbell_drivers::pci::PciFunction;
 
 use super::program::Program;
-use crate::hostile::{Bytes, Hostile, Nature};
+use crate::bytes::Bytes;
+use crate::hostile::{Hostile, Nature};
 
 /// Words that some kinds of fault take.
 const ARGS: [&str; 24] = [

@@ -7,7 +7,8 @@ use ringbell::sim::{Sim, SimConfig};
 use ringbell_drivers::pci::{DmaReach, Interrupts, PciFunction};
 
 use super::program::Program;
-use crate::hostile::{Bytes, Hostile, Nature, is_bus_master};
+use crate::bytes::Bytes;
+use crate::hostile::{Hostile, Nature, is_bus_master};
 
 /// Registers, config space, rings, status bytes, control replies and interrupts are what the bytes
 /// say, at any time. However it lies, every accepted request ends once, and all memory comes back.

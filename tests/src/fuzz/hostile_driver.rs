@@ -1,5 +1,6 @@
 //! A driver that writes any registers and any memory, against the simulator.
 
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -9,7 +10,8 @@ use ringbell::sim::{Order, Quirks, Sim, SimConfig, wire};
 use ringbell_drivers::dma::SharedMemory;
 use ringbell_drivers::pci::{DmaMapping, Doorbell, PciFunction, config};
 
-use crate::hostile::{Bytes, is_bus_master};
+use crate::bytes::Bytes;
+use crate::hostile::is_bus_master;
 
 /// Entries of each queue.
 const SIZE: u16 = 16;
@@ -350,7 +352,6 @@ impl Driver {
             let Ok(event) = EventFd::from_flags(EfdFlags::EFD_NONBLOCK) else { return };
             self.events.push(event);
         }
-        use std::os::fd::AsFd;
         let vectors: Vec<_> =
             self.events.iter().map(|event| (how & 0x10 == 0).then(|| event.as_fd())).collect();
         let _ = match how % 4 {

@@ -10,7 +10,7 @@ use ringbell::{
 };
 use ringbell_drivers::pci::PciFunction;
 
-use crate::hostile::Bytes;
+use crate::bytes::Bytes;
 
 /// What callbacks count.
 #[derive(Default)]

@@ -97,7 +97,7 @@ impl Bench {
     }
 
     /// Into a recovery that goes on until time passes: the first try fails, then there is a pause.
-    pub fn start_recovery(&mut self) {
+    pub fn go_into_recovery(&mut self) {
         self.inject("reset-fails@0:x2");
         self.until_state(DeviceState::Resetting);
     }

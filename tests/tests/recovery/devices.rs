@@ -101,7 +101,7 @@ fn wait_until_it_is_over(device: &Device, log: &Arc<Mutex<Vec<DeviceState>>>) {
 fn the_last_word_to_who_waits_comes_when_the_device_is_ready() {
     let mut bench = bench();
     bench.key = bench.device.cipher_key(CIPHER, &[9; 16]).unwrap();
-    bench.start_recovery();
+    bench.go_into_recovery();
     let log = Arc::default();
     wait_until_it_is_over(&bench.device, &log);
     bench.until_state(DeviceState::Ready);
@@ -279,7 +279,7 @@ fn an_owned_queue_dropped_during_a_recovery_is_shared_afterwards() {
     let mut queue = bench.device.owned_queue().unwrap();
     let ctx = WaitCtx::new();
     queue.submit(bench.request(), &ctx).unwrap();
-    bench.start_recovery();
+    bench.go_into_recovery();
     let refused = queue.submit(bench.request(), &WaitCtx::new()).unwrap_err();
     assert_eq!((refused.reason(), refused.status()), (Reason::Resetting, Status::Eagain));
     drop((queue, refused));

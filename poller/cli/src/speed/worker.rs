@@ -246,6 +246,7 @@ impl Worker {
     /// so then it waits for room.
     fn submit(&mut self, stop: &AtomicBool) {
         self.burst();
+        let start = Instant::now();
         while self.in_flight == 0 && !self.ready.is_empty() && self.result.stopped_by.is_none() {
             let room = Arc::new(AtomicBool::new(false));
             let (flag, thread) = (Arc::clone(&room), std::thread::current());
@@ -259,6 +260,10 @@ impl Worker {
                     return;
                 }
                 std::thread::park_timeout(NAP);
+            }
+            if start.elapsed() > PATIENCE {
+                let why = format!("there was no room for a request in {PATIENCE:?}");
+                self.result.stopped_by.get_or_insert(why);
             }
             if stop.load(Ordering::Relaxed) {
                 return;
