@@ -11,13 +11,10 @@ use ringbell_drivers::{Error, Result};
 
 use crate::config::{ClockReader, PollerConfig};
 use crate::device::Device;
-use crate::lane::{Lane, take_messages};
+use crate::lane::{GOING, Lane, take_messages};
 use crate::queue_lane::{SlowWatch, drain};
 use crate::request::Fault;
 use crate::state::DeviceState;
-
-/// What a device is once the kernel has asked for its function.
-const GOING: Error = Error::Gone("the function is being removed");
 
 /// All devices of a poller, and what a pass over them needs.
 pub(crate) struct Core {
@@ -33,6 +30,8 @@ pub(crate) struct Core {
     slow: SlowWatch,
     next_tick: Duration,
     last_tick: Duration,
+    /// The last tick was late.
+    was_away: bool,
     /// When the clock was last looked at, in counter ticks.
     looked_at: u64,
     closing_since: Option<Duration>,
@@ -103,6 +102,7 @@ impl Core {
             slow,
             next_tick,
             last_tick,
+            was_away: false,
             looked_at: ticks(),
             closing_since: None,
         })
@@ -168,15 +168,18 @@ impl Core {
     fn pass_beside(&mut self, index: usize) -> usize {
         let Self { lanes, fds, config, clock, .. } = self;
         let Some(lane) = lanes.get_mut(index) else { return 0 };
-        if lane.has_ended() || lane.inner().is_child() {
+        if lane.inner().is_child() {
             return 0;
         }
         if lane.inner().has_messages.load(Ordering::Relaxed) {
             take_messages(lane, fds);
         }
+        if lane.has_ended() {
+            return 0;
+        }
         if lane.is_recovering() {
             lane.step(clock.now(), config, fds);
-            return usize::from(lane.is_running());
+            return 0;
         }
         let device = Arc::clone(lane.device.inner());
         device.software.work(&device, fds)
@@ -208,34 +211,40 @@ impl Core {
         if self.next_tick <= now {
             self.next_tick = now + step;
         }
-        // Time in which this thread did not run is no device's fault: what was completed meanwhile is
-        // drained before anything is judged.
-        let away = !self.clock.is_manual() && now.saturating_sub(self.last_tick) > 2 * step;
+        // Time in which this thread did not run is no device's fault. What was completed meanwhile is
+        // drained before anything is judged, and the clocks of the rest stood still. But one that never
+        // runs in time has to judge all the same.
+        let absence = now.saturating_sub(self.last_tick).saturating_sub(step);
+        let away = !self.clock.is_manual() && absence > step && !self.was_away;
+        self.was_away = away;
         self.last_tick = now;
+        let absence = if away { absence } else { Duration::ZERO };
         self.slow.report(now);
         for index in 0..self.lanes.len() {
-            if let Err(error) = self.tick_lane(index, now, away) {
+            if let Err(error) = self.tick_lane(index, now, absence) {
                 self.fail(index, &error);
             }
         }
         self.signal_fds();
     }
 
-    fn tick_lane(&mut self, index: usize, now: Duration, away: bool) -> Result<()> {
+    fn tick_lane(&mut self, index: usize, now: Duration, absence: Duration) -> Result<()> {
+        let away = !absence.is_zero();
         let Self { lanes, fds, config, .. } = self;
         let Some(lane) = lanes.get_mut(index) else { return Ok(()) };
         if lane.inner().is_child() {
             return Ok(());
         }
+        // A poller that never sleeps hears of it here.
+        lane.going |= lane.inner().engine().events().removal.is_some_and(wait::is_ready);
         if !lane.is_running() {
             lane.end_in_flight(fds);
             return Ok(());
         }
-        let engine = lane.device.inner().engine();
-        // A poller that never sleeps hears of it here.
-        if engine.events().removal.is_some_and(wait::is_ready) {
+        if lane.going {
             return Err(GOING);
         }
+        let engine = lane.device.inner().engine();
         let address = engine.address();
         let mut quarantined = 0;
         for queue in &mut lane.queues {
@@ -244,6 +253,8 @@ impl Core {
                 continue;
             }
             if away {
+                queue.side.completer.ring().excuse(absence);
+                queue.no_progress_since = queue.no_progress_since.map(|since| since + absence);
                 continue;
             }
             let mut late = Vec::new();
@@ -355,9 +366,6 @@ impl Core {
             // (E): flag and fence first, then everything is looked at once more. An ended device's
             // too: a shutdown comes that way.
             engine.wake().prepare();
-            if lane.has_ended() {
-                continue;
-            }
             quiet &= lane.inner().software.len() == 0;
             quiet &= !lane.device.inner().has_messages.load(Ordering::Relaxed);
             let running = lane.is_running();
@@ -426,7 +434,12 @@ impl Core {
             let mut unhealthy = Vec::new();
             let result = waiter.wait(limit, |number| {
                 let Some((index, source)) = sources.get(number).copied() else { return };
-                let Some(lane) = lanes.get(index).filter(|lane| lane.is_running()) else { return };
+                let Some(lane) = lanes.get_mut(index).filter(|lane| !lane.has_ended()) else { return };
+                // Said once, whatever the device is doing.
+                lane.going |= source == Source::Removal;
+                if !lane.is_running() {
+                    return;
+                }
                 let engine = lane.inner().engine();
                 let checked = match source {
                     Source::Wake => Ok(()),

@@ -164,7 +164,7 @@ impl Tally {
     ) {
         let InFlight { claim, body } = entry;
         if kept {
-            let bytes = body.input().len() as u64;
+            let bytes = body.size() as u64;
             device.leaked_bytes.fetch_add(bytes, Ordering::Relaxed);
             if let Some(claim) = claim {
                 let told = body.without_buffers();
@@ -177,9 +177,8 @@ impl Tally {
     }
 }
 
-/// Requests that a submit half took back because its queue was reaped under its burst. The poll
-/// thread of that queue is through with it, so they end on the submitting thread, when it holds no
-/// lock.
+/// Requests that a submit half took back because its queue was reaped under its burst. They are a
+/// message to the poll thread, which ends them as all others.
 pub(crate) struct Withdrawn {
     entries: Vec<InFlight>,
     kept: bool,
@@ -193,21 +192,35 @@ impl Withdrawn {
         Self { entries, kept, counters: Arc::clone(&side.counters) }
     }
 
-    /// Delivers them. The caller holds no lock.
-    #[cold]
-    pub(crate) fn deliver(self, device: &Inner) {
+    fn end(self, device: &Inner, fds: &mut Vec<Arc<EventFd>>) -> (Tally, Arc<QueueCounters>) {
         let fault = match device.state.get() {
             DeviceState::Closed => Fault::Shutdown,
             _ => Fault::DeviceFailed,
         };
         let mut tally = Tally::default();
-        let mut fds = Vec::new();
         for entry in self.entries {
-            tally.count_end(entry, fault, self.kept, device, &mut fds);
+            tally.count_end(entry, fault, self.kept, device, fds);
         }
+        (tally, self.counters)
+    }
+
+    /// Delivers them, on the poll thread.
+    #[cold]
+    pub(crate) fn deliver(self, device: &Inner, fds: &mut Vec<Arc<EventFd>>) {
+        let (tally, counters) = self.end(device, fds);
+        tally.add_to(&counters);
+    }
+
+    /// Delivers them on the submitting thread, since there is no poll thread any more. The caller holds
+    /// no lock.
+    #[cold]
+    pub(crate) fn deliver_here(self, device: &Inner) {
+        let mut fds = Vec::new();
+        let (tally, counters) = self.end(device, &mut fds);
         Waiter::without_io_uring().signal_all(&fds);
-        let submit = &self.counters.submit;
+        let submit = &counters.submit;
         submit.withdrawn.add_shared(tally.errors);
         submit.withdrawn_detached.add_shared(tally.detached);
+        submit.withdrawn_panics.add_shared(tally.panics);
     }
 }

@@ -38,6 +38,8 @@ pub(crate) struct CompleteSide {
 pub(crate) enum Message {
     /// End the request of this context early, if it still is the one of that generation.
     Cancel(WaitCtx, u32),
+    /// End what a burst took back from a queue that was closed under it.
+    End(Withdrawn),
 }
 
 /// A device in use.
@@ -347,6 +349,11 @@ impl Inner {
         self.counters.get(index).cloned()
     }
 
+    /// Whether the poller is at work on bringing it back, or on giving it up.
+    pub(crate) fn is_undecided(&self) -> bool {
+        self.state.get() == DeviceState::Resetting && !self.closing.load(Ordering::Acquire)
+    }
+
     /// Why a queue that is closed, and for which there is no new half, takes nothing.
     #[cold]
     pub(crate) fn why_shut(&self) -> Shut {
@@ -373,7 +380,7 @@ impl Inner {
         self.generation.is_child()
     }
 
-    fn check_fork(&self) -> Result<()> {
+    pub(crate) fn check_fork(&self) -> Result<()> {
         if self.generation.is_child() { Err(Error::Forked) } else { Ok(()) }
     }
 
@@ -410,7 +417,11 @@ impl Inner {
     }
 
     fn drop_messages(&self) {
-        while self.messages.pop().is_some() {}
+        while let Some(message) = self.messages.pop() {
+            if let Message::End(withdrawn) = message {
+                withdrawn.deliver_here(self);
+            }
+        }
     }
 
     /// Makes an owned queue shared again.
@@ -449,7 +460,7 @@ impl Inner {
                 // No lock is held while a callback runs.
                 drop(guard);
                 if let Some(withdrawn) = withdrawn {
-                    withdrawn.deliver(self);
+                    self.send(Message::End(withdrawn));
                 }
                 match outcome {
                     // Another queue may have room.

@@ -2,11 +2,11 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use ringbell_drivers::Result;
 use ringbell_drivers::dma::DmaBuffer;
 use ringbell_drivers::engine::{Cipher, Direction, Session};
+use ringbell_drivers::{Error, Result};
 
 use crate::device::Device;
 use crate::request::Request;
@@ -64,10 +64,21 @@ impl CipherKey {
     /// As for [`prepare`](Self::prepare).
     pub fn prepare_for(&self, direction: Direction, limit: Duration) -> Result<()> {
         let device = self.0.device.inner();
-        if device.software.is_open() {
-            return Ok(()); // It needs no session.
+        device.check_fork()?;
+        let start = Instant::now();
+        loop {
+            if device.software.is_open() {
+                return Ok(()); // It needs no session.
+            }
+            let left = limit.saturating_sub(start.elapsed());
+            match device.engine().prepare_session(self.0.session(direction), left) {
+                // It is being given up, or software takes its place.
+                Err(Error::Down(_)) if device.is_undecided() && !left.is_zero() => {
+                    std::thread::sleep(Duration::from_micros(100));
+                }
+                result => return result,
+            }
         }
-        device.engine().prepare_session(self.0.session(direction), limit)
     }
 
     /// A request that encrypts `data` in place. There is no padding: lengths are whole blocks (but

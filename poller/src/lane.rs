@@ -66,12 +66,17 @@ pub(crate) struct Lane {
     tries: u32,
     /// When it last came back.
     back_at: Duration,
+    /// The kernel wants the function back.
+    pub(crate) going: bool,
 }
+
+/// What a device is once the kernel has asked for its function.
+pub(crate) const GOING: Error = Error::Gone("the function is being removed");
 
 impl Lane {
     pub(crate) fn new(device: Device, sides: Vec<CompleteSide>, now: Duration) -> Self {
         let queues = sides.into_iter().map(QueueLane::new).collect();
-        Self { device, queues, phase: Phase::Running, tries: 0, back_at: now }
+        Self { device, queues, phase: Phase::Running, tries: 0, back_at: now, going: false }
     }
 
     #[inline]
@@ -156,6 +161,9 @@ impl Lane {
     /// The next step of a recovery, if its time has come.
     #[cold]
     pub(crate) fn step(&mut self, now: Duration, config: &PollerConfig, fds: &mut Vec<Arc<EventFd>>) {
+        if self.going && self.is_recovering() {
+            return self.try_failed(&GOING, now, config, fds);
+        }
         if let Phase::Stopping { since } = self.phase {
             match self.look_whether_still(now.saturating_sub(since)) {
                 Ok(false) => return,
@@ -255,9 +263,6 @@ impl Lane {
         self.reap(Fault::DeviceFailed, kept, failover, fds);
         self.set_state(DeviceState::Failed);
         self.phase = if failover { Phase::Software } else { Phase::Ended };
-        if self.has_ended() {
-            self.inner().refuse_messages();
-        }
         self.inner().engine().room().announce();
     }
 
@@ -265,8 +270,12 @@ impl Lane {
     #[cold]
     pub(crate) fn shut_down(&mut self, fds: &mut Vec<Arc<EventFd>>) {
         let phase = std::mem::replace(&mut self.phase, Phase::Ended);
-        if phase == Phase::Ended || self.inner().is_child() {
+        if self.inner().is_child() {
             return;
+        }
+        take_messages(self, fds);
+        if phase == Phase::Ended {
+            return self.inner().refuse_messages();
         }
         self.inner().closing.store(true, Ordering::Release);
         if phase != Phase::Software {
@@ -315,6 +324,7 @@ pub(crate) fn take_messages(lane: &mut Lane, fds: &mut Vec<Arc<EventFd>>) {
                 }
                 device.software.cancel(&device, fds, ours);
             }
+            Message::End(withdrawn) => withdrawn.deliver(&device, fds),
         }
     }
 }

@@ -9,7 +9,7 @@ use ringbell_drivers::virtqueue::Closed;
 
 use crate::context::{Status, Target};
 use crate::deliver::Withdrawn;
-use crate::device::Inner;
+use crate::device::{Inner, Message};
 use crate::refusal::{Reason, Refused};
 use crate::request::{InFlight, Request};
 use crate::stats::QueueCounters;
@@ -79,7 +79,7 @@ impl OwnedQueue {
             refusals.add_to(side);
         }
         if side.submitter.has_withdrawn() {
-            Withdrawn::take(side).deliver(device);
+            device.send(Message::End(Withdrawn::take(side)));
         }
         outcome
     }
@@ -124,12 +124,20 @@ impl Drop for Settle<'_> {
             self.refused.add_to(self.side);
         }
         if self.side.submitter.has_withdrawn() {
-            Withdrawn::take(self.side).deliver(self.device);
+            self.device.send(Message::End(Withdrawn::take(self.side)));
         }
     }
 }
 
 impl Shut {
+    /// The same as a reason, where software takes over: for the next try.
+    pub(crate) fn reason(self) -> Reason {
+        match self {
+            Self::For(reason) => reason,
+            Self::Software => Reason::Resetting,
+        }
+    }
+
     /// What becomes of a request that the queue does not take.
     #[cold]
     fn submit<T: Target>(self, device: &Inner, request: Request, ctx: &T) -> Result<(), Refused> {

@@ -102,7 +102,7 @@ impl Body {
             _ => match device.engine().start_session(&self.session) {
                 Ok(()) | Err(Error::NoRoom(_)) => Reason::SessionPending,
                 Err(Error::Forked) => Reason::Forked,
-                Err(_) => Reason::DeviceDown,
+                Err(_) => device.why_shut().reason(),
             },
         }
     }
@@ -113,6 +113,12 @@ impl Body {
 
     pub(crate) fn output(&self) -> &[u8] {
         self.destination.as_deref().or(self.source.as_deref()).unwrap_or(&[])
+    }
+
+    /// Bytes of its buffers.
+    pub(crate) fn size(&self) -> usize {
+        let size = |buffer: &Option<DmaBuffer>| buffer.as_ref().map_or(0, DmaBuffer::size);
+        size(&self.source) + size(&self.destination)
     }
 
     /// A body for the early end of a request whose own body stays with the device.

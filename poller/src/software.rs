@@ -1,7 +1,7 @@
 //! The work of a failed device, done on the poll thread by software.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use nix::sys::eventfd::EventFd;
@@ -14,22 +14,18 @@ use crate::refusal::{Reason, Refused};
 use crate::request::{Answer, Fault, InFlight, Request};
 use crate::stats::QueueCounters;
 
-/// Requests done in one pass: each takes some microseconds, or many.
-const BUDGET: usize = 16;
+/// Bytes done in one pass, but at least one request: other devices of the poller wait for it.
+const BUDGET: usize = 64 << 10;
 
 /// Requests that wait for software.
 pub(crate) struct Software {
-    waiting: Mutex<Waiting>,
+    waiting: Mutex<VecDeque<InFlight>>,
+    /// Written under the lock.
+    open: AtomicBool,
     /// How many, for a look without the lock.
     count: AtomicUsize,
     capacity: usize,
     pub(crate) counters: QueueCounters,
-}
-
-#[derive(Default)]
-struct Waiting {
-    open: bool,
-    entries: VecDeque<InFlight>,
 }
 
 impl Software {
@@ -37,6 +33,7 @@ impl Software {
     pub(crate) fn new(capacity: usize) -> Self {
         Self {
             waiting: Mutex::default(),
+            open: AtomicBool::new(false),
             count: AtomicUsize::new(0),
             capacity,
             counters: QueueCounters::default(),
@@ -45,11 +42,11 @@ impl Software {
 
     /// From now on it takes requests.
     pub(crate) fn open(&self) {
-        lock(&self.waiting).open = true;
+        self.open.store(true, Ordering::Release);
     }
 
     pub(crate) fn is_open(&self) -> bool {
-        lock(&self.waiting).open
+        self.open.load(Ordering::Acquire)
     }
 
     /// Requests that wait.
@@ -64,8 +61,8 @@ impl Software {
             return Some(entry);
         }
         let mut waiting = lock(&self.waiting);
-        waiting.entries.push_back(entry);
-        self.count.store(waiting.entries.len(), Ordering::Relaxed);
+        waiting.push_back(entry);
+        self.count.store(waiting.len(), Ordering::Relaxed);
         None
     }
 
@@ -82,10 +79,10 @@ impl Software {
         let Some(claim) = ctx.claim() else { return Err(Refused::new(request, Reason::ContextBusy)) };
         let claim = claim.0;
         let mut waiting = lock(&self.waiting);
-        let reason = match &*waiting {
-            Waiting { open: false, .. } => Some(Reason::DeviceDown),
-            waiting if waiting.entries.len() >= self.capacity => Some(Reason::RingFull),
-            _ => None,
+        let reason = match () {
+            () if !self.is_open() => Some(Reason::DeviceDown),
+            () if waiting.len() >= self.capacity => Some(Reason::RingFull),
+            () => None,
         };
         if let Some(reason) = reason {
             drop(waiting);
@@ -93,8 +90,8 @@ impl Software {
             return Err(Refused::new(request, reason));
         }
         claim.set_status(Status::Ok);
-        waiting.entries.push_back(InFlight { claim: Some(claim), body: request.0 });
-        self.count.store(waiting.entries.len(), Ordering::Relaxed);
+        waiting.push_back(InFlight { claim: Some(claim), body: request.0 });
+        self.count.store(waiting.len(), Ordering::Relaxed);
         self.counters.submit.accepted.add(1);
         drop(waiting);
         device.engine().wake().wake();
@@ -106,9 +103,15 @@ impl Software {
     pub(crate) fn work(&self, device: &Inner, fds: &mut Vec<Arc<EventFd>>) -> usize {
         let entries: Vec<InFlight> = {
             let mut waiting = lock(&self.waiting);
-            let count = waiting.entries.len().min(BUDGET);
-            let taken = waiting.entries.drain(..count).collect();
-            self.count.store(waiting.entries.len(), Ordering::Relaxed);
+            let mut left = BUDGET;
+            let mut fits = |entry: &InFlight| {
+                let fits = left != 0;
+                left = left.saturating_sub(entry.body.size());
+                fits
+            };
+            let count = waiting.iter().take_while(|entry| fits(entry)).count();
+            let taken = waiting.drain(..count).collect();
+            self.count.store(waiting.len(), Ordering::Relaxed);
             taken
         };
         let done = entries.len();
@@ -136,14 +139,18 @@ impl Software {
     ) {
         let found: Vec<InFlight> = {
             let mut waiting = lock(&self.waiting);
-            let all = std::mem::take(&mut waiting.entries).into_iter();
+            let all = std::mem::take(&mut *waiting).into_iter();
             let (found, left): (Vec<_>, Vec<_>) =
                 all.partition(|entry| entry.claim.as_ref().is_some_and(&choose));
-            waiting.entries = left.into();
-            self.count.store(waiting.entries.len(), Ordering::Relaxed);
+            *waiting = left.into();
+            self.count.store(waiting.len(), Ordering::Relaxed);
             found
         };
+        if found.is_empty() {
+            return;
+        }
         let canceled = self.end(found, Fault::Canceled, device, fds);
+        device.engine().room().announce();
         self.counters.complete.canceled.add(canceled);
     }
 
@@ -151,9 +158,9 @@ impl Software {
     pub(crate) fn close(&self, device: &Inner, fds: &mut Vec<Arc<EventFd>>) {
         let left = {
             let mut waiting = lock(&self.waiting);
-            waiting.open = false;
+            self.open.store(false, Ordering::Release);
             self.count.store(0, Ordering::Relaxed);
-            std::mem::take(&mut waiting.entries)
+            std::mem::take(&mut *waiting)
         };
         self.end(left, Fault::Shutdown, device, fds);
     }

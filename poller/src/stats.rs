@@ -35,9 +35,11 @@ pub(crate) struct SubmitCounters {
     pub(crate) accepted: Counter,
     pub(crate) eagain: Counter,
     pub(crate) refused: Counter,
-    /// Deliveries with `ERR` by the submitting thread: its queue was closed under the burst.
+    /// Deliveries with `ERR` by the submitting thread: its queue was closed under the burst, and there
+    /// was no poll thread any more.
     pub(crate) withdrawn: Counter,
     pub(crate) withdrawn_detached: Counter,
+    pub(crate) withdrawn_panics: Counter,
 }
 
 /// What the poll thread counts for a queue.
@@ -115,7 +117,7 @@ impl Stats {
         self.expired += complete.expired.get();
         self.canceled += complete.canceled.get();
         self.quarantined += complete.quarantined.get();
-        self.panics += complete.panics.get();
+        self.panics += complete.panics.get() + submit.withdrawn_panics.get();
         self.slow_callbacks += complete.slow_callbacks.get();
         self.deliveries = self.completed + self.errors;
     }

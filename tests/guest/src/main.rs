@@ -6,17 +6,14 @@ mod programs;
 mod work;
 
 use std::process::ExitCode;
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     // What the library says stands beside what the program sees.
-    tracing_subscriber::fmt()
-        .with_ansi(false)
-        .with_max_level(LevelFilter::WARN)
-        .with_writer(std::io::stderr)
-        .init();
+    let filter = EnvFilter::new("warn,vfio_ioctls=off");
+    tracing_subscriber::fmt().with_ansi(false).with_env_filter(filter).with_writer(std::io::stderr).init();
     match arguments.as_slice() {
         ["hello"] => hello(),
         ["two", first, second] => programs::two(first, second),

@@ -333,7 +333,9 @@ impl Machine {
     /// The kernel's arguments. A guest that oopsed is no guest to trust: it panics, and then ends.
     fn append(&self) -> String {
         let iommu = if self.viommu { "on" } else { "off" };
-        let mut append = format!("console=ttyS0 quiet panic=-1 oops=panic intel_iommu={iommu}");
+        // no_timer_check: on a busy host the kernel would take a late timer for a broken one.
+        let mut append =
+            format!("console=ttyS0 quiet panic=-1 oops=panic no_timer_check intel_iommu={iommu}");
         for argument in &self.kernel_arguments {
             append += " ";
             append += argument;

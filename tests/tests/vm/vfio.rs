@@ -222,8 +222,8 @@ fn two_devices_interrupts_a_full_ring_and_a_fork() {
         "",
     );
     // On the root bus QEMU's functions have no reset of their own; behind a port they have one.
-    assert!(outcome.text("reset-0000-00-04-0").starts_with("no reset: "));
-    assert!(outcome.text("reset-0000-01-00-0").starts_with("reset\n"));
+    assert!(outcome.text("reset-0000-00-04-0").lines().any(|line| line.starts_with("no reset: ")));
+    assert!(outcome.text("reset-0000-01-00-0").lines().any(|line| line == "reset"));
     assert_eq!(outcome.warnings(), Vec::<&str>::new());
     assert_eq!(outcome.emulator, "");
 }
