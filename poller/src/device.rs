@@ -1,8 +1,7 @@
 //! A device, as its user sees it: one plain type, whatever is behind the address.
 
-use std::cell::Cell;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -21,9 +20,10 @@ use crate::config::DeviceOptions;
 use crate::context::{Status, Target, WaitCtx};
 use crate::deliver::Withdrawn;
 use crate::key::{CipherKey, KeyInner};
-use crate::owned::{self, OwnedQueue, Shut, SubmitSide};
+use crate::owned::{OwnedQueue, Shut, SubmitSide};
 use crate::refusal::{Reason, Refused};
 use crate::request::{InFlight, Request};
+use crate::shared::Place;
 use crate::software::Software;
 use crate::state::{DeviceState, StateCell};
 use crate::stats::{Counter, QueueCounters, Stats};
@@ -47,12 +47,11 @@ pub(crate) struct Inner {
     engine: Arc<dyn Revive<DataQueue<InFlight>>>,
     generation: Arc<ForkPage>,
     max_request: u64,
-    /// `None` where a queue is owned.
-    shared: Box<[CachePadded<Mutex<Option<SubmitSide>>>]>,
-    counters: Vec<Arc<QueueCounters>>,
+    pub(crate) shared: Box<[CachePadded<Mutex<Place>>]>,
+    pub(crate) counters: Vec<Arc<QueueCounters>>,
     /// Refusals by the shared queues; those by an owned queue are in its counters.
-    eagain: Counter,
-    refused: Counter,
+    pub(crate) eagain: Counter,
+    pub(crate) refused: Counter,
     /// Until a poller takes them.
     completers: Mutex<Option<Vec<CompleteSide>>>,
     pub(crate) messages: SegQueue<Message>,
@@ -138,7 +137,7 @@ impl Device {
             let counters = Arc::new(QueueCounters::default());
             all_counters.push(Arc::clone(&counters));
             let side = SubmitSide { submitter, counters: Arc::clone(&counters), index };
-            shared.push(CachePadded::new(Mutex::new(Some(side))));
+            shared.push(CachePadded::new(Mutex::new(Place::Shared(side))));
             completers.push(CompleteSide { completer, counters });
         }
         let slots = shared.len() * engine.capabilities().queue_depth as usize;
@@ -228,14 +227,27 @@ impl Device {
     /// submission from callbacks, which run elsewhere. Dropping it makes the queue shared again.
     ///
     /// # Errors
-    /// All queues are owned already.
+    /// All queues are owned already; [`Error::NoRoom`] while the device is being reset.
     pub fn owned_queue(&self) -> Result<OwnedQueue> {
         self.0.check_fork()?;
         // From the end, so that the first queue stays shared as long as there are others.
+        let mut gone = false;
         for (index, queue) in self.0.shared.iter().enumerate().rev() {
-            if let Some(side) = lock(queue).take() {
-                return Ok(OwnedQueue::new(Arc::clone(&self.0), index, side));
+            let mut place = lock(queue);
+            match std::mem::replace(&mut *place, Place::Owned) {
+                Place::Shared(side) => return Ok(OwnedQueue::new(Arc::clone(&self.0), index, side)),
+                Place::Owned => {}
+                Place::Gone => {
+                    *place = Place::Gone;
+                    gone = true;
+                }
             }
+        }
+        if gone {
+            return match self.0.why_shut() {
+                Shut::For(Reason::Resetting) => Err(Error::NoRoom("a queue: the device is being reset")),
+                _ => Err(Error::Down("failed or closed")),
+            };
         }
         Err(Error::Invalid(format!(
             "all {} data queues of the device are owned; drop one to take it again",
@@ -423,73 +435,4 @@ impl Inner {
             }
         }
     }
-
-    /// Makes an owned queue shared again.
-    pub(crate) fn give_back(&self, index: usize, side: SubmitSide) {
-        if let Some(queue) = self.shared.get(index) {
-            *lock(queue) = Some(side);
-        }
-        self.engine.room().announce();
-    }
-
-    /// Submits one request to a shared queue.
-    #[inline]
-    pub(crate) fn submit<T: Target>(&self, request: Request, ctx: &T) -> Result<(), Refused> {
-        self.submit_shared(request, ctx).inspect_err(|refused| {
-            let counter = if refused.status() == Status::Eagain { &self.eagain } else { &self.refused };
-            counter.add_shared(1);
-        })
-    }
-
-    /// To the first shared queue that has room, each under its lock.
-    fn submit_shared<T: Target>(&self, request: Request, ctx: &T) -> Result<(), Refused> {
-        // Before any lock: in a child a lock may be held by a thread that is not there.
-        if self.generation.is_child() {
-            return Err(owned::refuse(request, ctx, Reason::Forked));
-        }
-        let count = self.shared.len();
-        let first = if count == 1 { 0 } else { thread_number() % count };
-        let mut request = request;
-        let mut full = false;
-        for index in (first..count).chain(0..first) {
-            let Some(queue) = self.shared.get(index) else { continue };
-            let mut guard = lock(queue);
-            if let Some(side) = &mut *guard {
-                let outcome = owned::submit_one(self, side, request, ctx);
-                let withdrawn = side.submitter.has_withdrawn().then(|| Withdrawn::take(side));
-                // No lock is held while a callback runs.
-                drop(guard);
-                if let Some(withdrawn) = withdrawn {
-                    self.send(Message::End(withdrawn));
-                }
-                match outcome {
-                    // Another queue may have room.
-                    Err(refused) if refused.reason() == Reason::RingFull => {
-                        full = true;
-                        request = refused.into_request();
-                    }
-                    outcome => return outcome,
-                }
-            }
-        }
-        let reason = if full { Reason::RingFull } else { Reason::NoSharedQueue };
-        Err(owned::refuse(request, ctx, reason))
-    }
-}
-
-/// A small number of this thread's own, to spread threads over queues.
-fn thread_number() -> usize {
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    thread_local! {
-        static NUMBER: Cell<Option<usize>> = const { Cell::new(None) };
-    }
-    NUMBER
-        .try_with(|cell| {
-            cell.get().unwrap_or_else(|| {
-                let number = NEXT.fetch_add(1, Ordering::Relaxed);
-                cell.set(Some(number));
-                number
-            })
-        })
-        .unwrap_or(0)
 }

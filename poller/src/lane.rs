@@ -205,13 +205,12 @@ impl Lane {
 
     fn revive(&mut self, now: Duration) -> Result<()> {
         let device = Arc::clone(self.device.inner());
-        // What nobody has fetched goes first: its memory is needed.
-        device.renewed.iter().for_each(|place| drop(place.take()));
+        device.drop_halves();
         let queues = device.revive()?;
         for (index, (submitter, completer)) in queues.into_iter().enumerate() {
-            if let (Some(place), Some(counters)) = (device.renewed.get(index), device.counters(index)) {
+            if let Some(counters) = device.counters(index) {
                 self.queues.push(QueueLane::new(CompleteSide { completer, counters }));
-                drop(place.put(Box::new(submitter)));
+                device.renew(index, submitter);
             }
         }
         self.phase = Phase::Running;

@@ -71,6 +71,7 @@ mod owned;
 mod queue_lane;
 mod refusal;
 mod request;
+mod shared;
 mod software;
 mod state;
 mod stats;

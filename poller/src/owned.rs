@@ -140,7 +140,7 @@ impl Shut {
 
     /// What becomes of a request that the queue does not take.
     #[cold]
-    fn submit<T: Target>(self, device: &Inner, request: Request, ctx: &T) -> Result<(), Refused> {
+    pub(crate) fn submit<T: Target>(self, device: &Inner, request: Request, ctx: &T) -> Result<(), Refused> {
         match self {
             Self::For(reason) => Err(refuse(request, ctx, reason)),
             Self::Software => device.software.submit(device, request, ctx),
