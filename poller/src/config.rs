@@ -113,8 +113,8 @@ pub struct PollerConfig {
     /// try is made at once. 10 ms by default.
     pub recovery_pause: Duration,
     /// When a device is failed, do its work on the poll thread by software: what is submitted from
-    /// then on, and what was in flight with a separate output, so that its input is there still. False
-    /// by default. Needs the feature `failover` of this crate, which is on by default.
+    /// then on, and what is in flight at that moment with a separate output, so that its input is
+    /// there still. False by default. Needs the feature `failover` of this crate, which is on by default.
     pub failover: bool,
     /// How long a shutdown waits for requests in flight before it ends them with `ERR`. 1 s by
     /// default.
