@@ -340,8 +340,9 @@ pub enum Fault {
     /// Its time was over.
     #[error("the device did not answer in time")]
     TimedOut,
-    /// The device failed while it had the request.
-    #[error("the device failed while the request was in flight")]
+    /// The device had a fault while it had the request. It is being brought back, or has failed for good:
+    /// [`Device::state`](crate::Device::state).
+    #[error("the device had a fault while the request was in flight")]
     DeviceFailed,
     /// The poller was shut down while the device had the request.
     #[error("the poller was shut down while the request was in flight")]

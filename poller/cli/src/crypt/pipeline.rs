@@ -172,7 +172,9 @@ impl Pipeline {
             let Some(completion) = chunk.ctx.take() else { continue };
             self.with_device -= 1;
             completion.result().map_err(|fault| {
-                Error::failed(format!("{} {}", self.chain.verb(), self.input.name()), fault)
+                let attempted = format!("{} {}", self.chain.verb(), self.input.name());
+                // The work is done in place: what was lost cannot be sent again.
+                Error::failed(attempted, format!("{fault}; run it again"))
             })?;
             let request = completion.into_request();
             self.chain.done(request.output());
