@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use nix::sys::eventfd::{EfdFlags, EventFd};
 use ringbell_drivers::dma::SharedMemory;
 use ringbell_drivers::pci::{
     Bar, DmaMapping, DmaReach, Doorbell, Interrupts, PciFunction, Ring, Segment, config,
@@ -96,6 +97,8 @@ struct State {
     memory: Vec<Mapped>,
     events: Vec<OwnedFd>,
     sessions: u64,
+    /// Queues as they were enabled: number, and where the descriptors stand.
+    enabled: Vec<(u16, u64)>,
 }
 
 impl State {
@@ -159,6 +162,7 @@ impl State {
 pub struct Hostile {
     honest: Arc<dyn PciFunction>,
     nature: Nature,
+    going: Option<EventFd>,
     state: Mutex<State>,
     this: Weak<Self>,
 }
@@ -166,11 +170,47 @@ pub struct Hostile {
 impl Hostile {
     /// On top of `honest`, which is a simulator.
     pub fn new(honest: Arc<dyn PciFunction>, nature: Nature) -> Arc<Self> {
-        Arc::new_cyclic(|this| Self { honest, nature, state: Mutex::default(), this: this.clone() })
+        Arc::new_cyclic(|this| Self {
+            honest,
+            nature,
+            going: EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).ok(),
+            state: Mutex::default(),
+            this: this.clone(),
+        })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The queues as they were enabled so far: number, and bus address of the descriptors.
+    pub fn enabled(&self) -> Vec<(u16, u64)> {
+        self.state().enabled.clone()
+    }
+
+    /// Asks for the function back.
+    pub fn ask_back(&self) {
+        let _ = self.going.as_ref().map(|event| event.write(1));
+    }
+
+    /// The command on the control queue that waits for an answer: its opcode, and the session that is
+    /// to be destroyed.
+    pub fn command(&self) -> Option<(u32, u64)> {
+        let state = self.state();
+        let (_, queue) = state.queues.iter().next_back()?;
+        if state.half(queue.available + 2) == queue.taken {
+            return None;
+        }
+        let place = u64::from(queue.taken % queue.size);
+        let head = state.half(queue.available + 4 + 2 * place);
+        let mut address = [0; 8];
+        let (memory, at) = state.place(queue.descriptors + 16 * u64::from(head), 8)?;
+        memory.read(at, &mut address)?;
+        let mut request = [0; 72];
+        let (memory, at) = state.place(u64::from_le_bytes(address), 72)?;
+        memory.read(at, &mut request)?;
+        let opcode = u32::from_le_bytes(request[..4].try_into().ok()?);
+        Some((opcode, u64::from_le_bytes(request[16..24].try_into().ok()?)))
     }
 
     /// Mappings that were not taken back.
@@ -369,7 +409,11 @@ impl Hostile {
                 return;
             }
             (24, 2) => queue.size = value as u16,
-            (28, 2) => queue.enabled = value == 1,
+            (28, 2) => {
+                queue.enabled = value == 1;
+                let enabled = (select, queue.descriptors);
+                state.enabled.push(enabled);
+            }
             (32, 4) => queue.descriptors = low(queue.descriptors),
             (36, 4) => queue.descriptors = high(queue.descriptors),
             (40, 4) => queue.available = low(queue.available),
@@ -484,7 +528,7 @@ impl PciFunction for Hostile {
         Ok(())
     }
     fn going_away(&self) -> Option<BorrowedFd<'_>> {
-        self.honest.going_away()
+        self.going.as_ref().map(|event| event.as_fd())
     }
 }
 

@@ -50,11 +50,12 @@ const ALL_ONES: u8 = 0xff;
 const GONE: Error = Error::Gone("its registers read as all ones");
 const RESETTING: &str = "finish its reset";
 
-/// The BARs answer only with memory decoding on (PCI 3.0, 6.2.2).
+/// The BARs answer only with memory decoding on (PCI 3.0, 6.2.2). There is no DMA before a driver has
+/// allowed it, whatever the register says.
 fn enable_memory(function: &dyn PciFunction) -> Result<()> {
     let mut command = [0; 2];
     function.read_config(config::COMMAND, &mut command)?;
-    let on = u16::from_le_bytes(command) | config::COMMAND_MEMORY;
+    let on = u16::from_le_bytes(command) & !config::COMMAND_BUS_MASTER | config::COMMAND_MEMORY;
     function.write_config(config::COMMAND, &on.to_le_bytes())
 }
 
