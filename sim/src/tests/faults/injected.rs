@@ -60,15 +60,20 @@ fn a_threaded_device_is_struck_too() {
 
 #[test]
 fn a_threaded_device_is_removed_at_work() {
-    let mut driver = Driver::new(Sim::threaded("fault=remove@1000".parse().unwrap()).unwrap(), ALL);
+    let mut driver = Driver::new(Sim::threaded("fault=remove@100".parse().unwrap()).unwrap(), ALL);
     let id = session(&mut driver);
+    // As many as it takes, however late the device's thread is.
+    let mut left = 100;
     driver.wait_for(|driver| {
-        super::send(driver, id);
+        if left > 0 {
+            super::send(driver, id);
+            left -= 1;
+        }
         driver.poll(0);
         (driver.status() == 0xff).then_some(())
     });
     let stats = driver.sim.stats();
-    assert_eq!((stats.taken, stats.completed, stats.dropped, stats.last_fault), (1000, 999, 1, None));
+    assert_eq!((stats.taken, stats.completed, stats.dropped, stats.last_fault), (100, 99, 1, None));
 }
 
 #[test]
