@@ -167,9 +167,9 @@ impl Counts {
             Some(format!("{} of {} results are wrong", self.mismatches, self.verified))
         } else if fate.state == DeviceState::Failed && fate.failed_over == 0 {
             Some(format!(
-                "the device had {} faults and did not come back; {} of {} requests ended with errors, the \
-                 first: {first}",
-                fate.faults, self.errors, self.submitted
+                "the device failed and did not come back; {} of {} requests ended with errors, the first: \
+                 {first}",
+                self.errors, self.submitted
             ))
         } else if self.errors > excused {
             Some(format!(
