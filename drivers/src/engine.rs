@@ -9,172 +9,77 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
+pub use crate::algorithm::{
+    Aead, Algorithm, Cipher, Direction, Mac, Mode, RSA_BITS, RsaHash, RsaOperation, RsaPadding,
+};
+
+use crate::algorithm;
 use crate::dma::{Arena, ForkPage, Secret};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::room::Room;
 use crate::virtqueue::Wake;
-
-/// A cipher and its key size.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[non_exhaustive]
-pub enum Cipher {
-    /// AES-128 in ECB mode.
-    Aes128Ecb,
-    /// AES-192 in ECB mode.
-    Aes192Ecb,
-    /// AES-256 in ECB mode.
-    Aes256Ecb,
-    /// AES-128 in CBC mode.
-    Aes128Cbc,
-    /// AES-192 in CBC mode.
-    Aes192Cbc,
-    /// AES-256 in CBC mode.
-    Aes256Cbc,
-    /// AES-128 in CTR mode.
-    Aes128Ctr,
-    /// AES-192 in CTR mode.
-    Aes192Ctr,
-    /// AES-256 in CTR mode.
-    Aes256Ctr,
-}
-
-/// A mode of operation of a block cipher.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[non_exhaustive]
-pub enum Mode {
-    /// Electronic codebook: no IV, whole blocks.
-    Ecb,
-    /// Cipher block chaining: IV of a block, whole blocks.
-    Cbc,
-    /// Counter: the IV is the first counter block, any length.
-    Ctr,
-}
-
-impl Cipher {
-    /// All ciphers, in the order of their names.
-    pub const ALL: [Self; 9] = [
-        Self::Aes128Cbc,
-        Self::Aes128Ctr,
-        Self::Aes128Ecb,
-        Self::Aes192Cbc,
-        Self::Aes192Ctr,
-        Self::Aes192Ecb,
-        Self::Aes256Cbc,
-        Self::Aes256Ctr,
-        Self::Aes256Ecb,
-    ];
-
-    /// The name, as OpenSSL writes it in lower case: `aes-128-cbc`.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Aes128Ecb => "aes-128-ecb",
-            Self::Aes192Ecb => "aes-192-ecb",
-            Self::Aes256Ecb => "aes-256-ecb",
-            Self::Aes128Cbc => "aes-128-cbc",
-            Self::Aes192Cbc => "aes-192-cbc",
-            Self::Aes256Cbc => "aes-256-cbc",
-            Self::Aes128Ctr => "aes-128-ctr",
-            Self::Aes192Ctr => "aes-192-ctr",
-            Self::Aes256Ctr => "aes-256-ctr",
-        }
-    }
-
-    /// The mode of operation.
-    pub const fn mode(self) -> Mode {
-        match self {
-            Self::Aes128Ecb | Self::Aes192Ecb | Self::Aes256Ecb => Mode::Ecb,
-            Self::Aes128Cbc | Self::Aes192Cbc | Self::Aes256Cbc => Mode::Cbc,
-            Self::Aes128Ctr | Self::Aes192Ctr | Self::Aes256Ctr => Mode::Ctr,
-        }
-    }
-
-    /// Bytes of the key: 16, 24 or 32.
-    pub const fn key_len(self) -> usize {
-        match self {
-            Self::Aes128Ecb | Self::Aes128Cbc | Self::Aes128Ctr => 16,
-            Self::Aes192Ecb | Self::Aes192Cbc | Self::Aes192Ctr => 24,
-            Self::Aes256Ecb | Self::Aes256Cbc | Self::Aes256Ctr => 32,
-        }
-    }
-
-    /// Checks the length of a key.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] where it is not [`key_len`](Self::key_len).
-    pub fn check_key(self, len: usize) -> Result<()> {
-        let wanted = self.key_len();
-        if len == wanted {
-            return Ok(());
-        }
-        Err(Error::Invalid(format!("a key of {len} bytes does not fit {self}, which takes {wanted}")))
-    }
-
-    /// Bytes of the IV: 16, or 0 for ECB.
-    pub const fn iv_len(self) -> usize {
-        match self.mode() {
-            Mode::Ecb => 0,
-            Mode::Cbc | Mode::Ctr => 16,
-        }
-    }
-
-    /// Lengths of data are multiples of this: 16, or 1 for CTR.
-    pub const fn granule(self) -> usize {
-        match self.mode() {
-            Mode::Ecb | Mode::Cbc => 16,
-            Mode::Ctr => 1,
-        }
-    }
-}
-
-impl fmt::Display for Cipher {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl std::str::FromStr for Cipher {
-    type Err = Error;
-
-    /// Reads a name, in any case: `aes-128-cbc`, `AES-128-CBC`.
-    fn from_str(text: &str) -> Result<Self> {
-        Self::ALL.into_iter().find(|cipher| cipher.name().eq_ignore_ascii_case(text)).ok_or_else(|| {
-            Error::Invalid(format!(
-                "'{text}' is no cipher of Ringbell's; there are {}",
-                Self::ALL.map(Self::name).join(", ")
-            ))
-        })
-    }
-}
-
-/// Which way a session works. Devices bind it to the session, so each key has up to two.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Direction {
-    /// Plaintext to ciphertext.
-    Encrypt,
-    /// Ciphertext to plaintext.
-    Decrypt,
-}
 
 /// What a session is for. The key is zeroised when the last handle to it is dropped.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SessionSpec {
-    /// Cipher and key size.
-    pub cipher: Cipher,
-    /// Direction.
-    pub direction: Direction,
-    /// The key, of the cipher's length.
+    /// What it does.
+    pub purpose: Purpose,
+    /// The key: of the algorithm's length; for RSA in DER; empty for a hash function.
     pub key: Arc<Secret>,
+}
+
+/// What a session does with its key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Purpose {
+    /// Encrypts or decrypts.
+    Cipher(Cipher, Direction),
+    /// Hashes.
+    Hash(algorithm::Hash),
+    /// Computes authentication codes.
+    Mac(Mac),
+    /// Seals (encrypts) or opens.
+    Aead {
+        /// Algorithm and key size.
+        aead: Aead,
+        /// Direction.
+        direction: Direction,
+        /// Bytes of the tag.
+        tag_len: u32,
+        /// Bytes of associated data: devices bind it to the session.
+        aad_len: u32,
+    },
+    /// Works with an RSA key: a public one in the encoding of PKCS #1, or a private one.
+    Rsa {
+        /// The key is a private one.
+        private: bool,
+        /// Padding, and for signatures the hash function.
+        padding: RsaPadding,
+    },
+}
+
+impl Purpose {
+    /// The algorithm: what a device offers, or not.
+    pub fn algorithm(self) -> Algorithm {
+        match self {
+            Self::Cipher(cipher, _) => Algorithm::Cipher(cipher),
+            Self::Hash(hash) => Algorithm::Hash(hash),
+            Self::Mac(mac) => Algorithm::Mac(mac),
+            Self::Aead { aead, .. } => Algorithm::Aead(aead),
+            Self::Rsa { padding, .. } => Algorithm::Rsa(padding),
+        }
+    }
 }
 
 impl std::hash::Hash for SessionSpec {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        (self.cipher, self.direction, &**self.key).hash(state);
+        (self.purpose, &**self.key).hash(state);
     }
 }
 
 impl fmt::Debug for SessionSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "SessionSpec({}, {:?})", self.cipher, self.direction)
+        write!(f, "SessionSpec({:?})", self.purpose)
     }
 }
 
@@ -209,6 +114,8 @@ pub struct Session {
     pub(crate) no_room: AtomicU32,
     /// The device has had it once.
     pub(crate) proven: AtomicBool,
+    /// How often the device has refused it since it was last live.
+    pub(crate) refusals: AtomicU32,
 }
 
 impl Session {
@@ -221,6 +128,7 @@ impl Session {
             lost: AtomicBool::new(false),
             no_room: AtomicU32::new(0),
             proven: AtomicBool::new(false),
+            refusals: AtomicU32::new(0),
         }
     }
 
@@ -252,6 +160,7 @@ impl Session {
     pub(crate) fn set_live(&self, id: u64) {
         self.id.store(id, Ordering::Relaxed);
         self.no_room.store(0, Ordering::Relaxed);
+        self.refusals.store(0, Ordering::Relaxed);
         self.proven.store(true, Ordering::Relaxed);
         self.state.store(SessionState::Live as u32, Ordering::Release);
     }
@@ -268,15 +177,53 @@ impl Session {
 
 /// What a device offers, as it said itself, less what it has refused since.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Capabilities {
     /// Ciphers.
     pub ciphers: Vec<Cipher>,
-    /// The most bytes of one request.
+    /// Hash functions.
+    pub hashes: Vec<algorithm::Hash>,
+    /// Message authentication codes.
+    pub macs: Vec<Mac>,
+    /// Authenticated encryption.
+    pub aeads: Vec<Aead>,
+    /// Paddings of RSA; none where it has no RSA.
+    pub rsa: Vec<RsaPadding>,
+    /// The longest key of an HMAC, in bytes.
+    pub max_mac_key: usize,
+    /// The most bytes of one request that encrypts or decrypts: input or output.
     pub max_request: u64,
+    /// The most bytes of one request in all: IV, input, associated data and output.
+    pub max_size: u64,
+    /// The most buffers of one request, input and output together.
+    pub max_pieces: usize,
     /// Data queues that the device has.
     pub queues: u16,
     /// Requests that each queue holds.
     pub queue_depth: u32,
+}
+
+impl Capabilities {
+    /// All algorithms, in the order of their kinds and names.
+    pub fn algorithms(&self) -> Vec<Algorithm> {
+        let ciphers = self.ciphers.iter().copied().map(Algorithm::Cipher);
+        let hashes = self.hashes.iter().copied().map(Algorithm::Hash);
+        let macs = self.macs.iter().copied().map(Algorithm::Mac);
+        let aeads = self.aeads.iter().copied().map(Algorithm::Aead);
+        let rsa = self.rsa.iter().copied().map(Algorithm::Rsa);
+        ciphers.chain(aeads).chain(hashes).chain(macs).chain(rsa).collect()
+    }
+
+    /// Whether it offers an algorithm.
+    pub fn offers(&self, algorithm: Algorithm) -> bool {
+        match algorithm {
+            Algorithm::Cipher(cipher) => self.ciphers.contains(&cipher),
+            Algorithm::Hash(hash) => self.hashes.contains(&hash),
+            Algorithm::Mac(mac) => self.macs.contains(&mac),
+            Algorithm::Aead(aead) => self.aeads.contains(&aead),
+            Algorithm::Rsa(padding) => self.rsa.contains(&padding),
+        }
+    }
 }
 
 /// How a device ended a request that it returned. For virtio-crypto: the status byte (5.9.7).
@@ -323,6 +270,9 @@ pub trait Engine: Send + Sync + fmt::Debug {
     /// What the device offers.
     fn capabilities(&self) -> Capabilities;
 
+    /// The most descriptors of a request's chain.
+    fn longest_chain(&self) -> usize;
+
     /// The device's DMA memory.
     fn arena(&self) -> &Arc<Arena>;
 
@@ -344,7 +294,8 @@ pub trait Engine: Send + Sync + fmt::Debug {
     /// The session for a key, from the cache or new; nothing is asked of the device.
     ///
     /// # Errors
-    /// [`Error::NotOffered`], or [`Error::Invalid`] for a key of the wrong length.
+    /// [`Error::NotOffered`], or [`Error::Invalid`] for a key that the device has no room for. The key's
+    /// length is the caller's to check.
     fn session(&self, spec: SessionSpec) -> Result<Arc<Session>>;
 
     /// Starts the creation of a session if it is absent. Never waits.
@@ -384,6 +335,13 @@ pub trait Engine: Send + Sync + fmt::Debug {
     /// The device has answered that it does not know the session, by the id that it had given it: the
     /// next submit starts its creation. The poll thread's.
     fn session_lost(&self, session: &Session, id: u64);
+
+    /// The device does not do, after all, what a session is for: it is not offered any more.
+    fn refused(&self, algorithm: Algorithm);
+
+    /// Memory of the caller's own that was mapped for the device, as one more arena; see
+    /// [`Arena::over`]. It is taken from the device with the device's own.
+    fn adopt(&self, memory: &Arc<Arena>);
 
     /// How often a session that the device had lost was created again.
     fn sessions_restored(&self) -> u64;

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //!   address          what to open
+//!   algorithm        what is done: ciphers, AEAD, hash functions, MACs, RSA
 //!   sysfs            what Linux says of its PCI functions
 //!   pci              the seam: how a PCI function is reached; mmio: registers in a mapped BAR
 //!   vfio             a function that the kernel has handed over, behind an IOMMU
@@ -17,6 +18,7 @@
 //! `virtio*` never names a backend, `pci` never names a driver (a test in `tests/` guards it).
 
 pub mod address;
+pub mod algorithm;
 pub mod claim;
 pub mod clock;
 pub mod dma;

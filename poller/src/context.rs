@@ -10,7 +10,8 @@ use nix::sys::eventfd::EventFd;
 use ringbell_drivers::claim::{Claim, Mailbox, Shared};
 use ringbell_drivers::{Result, wait};
 
-use crate::request::{Body, Completion};
+use crate::body::Body;
+use crate::request::Completion;
 
 /// The status of a wait context: the four of the ASYNC API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

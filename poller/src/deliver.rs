@@ -9,10 +9,11 @@ use ringbell_drivers::claim::Seen;
 use ringbell_drivers::engine::DeviceStatus;
 use ringbell_drivers::wait::Waiter;
 
+use crate::body::{Body, InFlight};
 use crate::context::{ContextClaim, Delivery, Status, Wake};
 use crate::device::Inner;
 use crate::owned::SubmitSide;
-use crate::request::{Answer, Body, Fault, InFlight};
+use crate::request::{Answer, Fault};
 use crate::state::DeviceState;
 use crate::stats::QueueCounters;
 

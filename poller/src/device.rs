@@ -8,21 +8,27 @@ use std::time::{Duration, Instant};
 use crossbeam_queue::SegQueue;
 use crossbeam_utils::CachePadded;
 use ringbell_drivers::address::Address;
+use ringbell_drivers::algorithm::Hash;
 use ringbell_drivers::claim::Mailbox;
-use ringbell_drivers::dma::{DmaBuffer, ForkPage, Secret};
-use ringbell_drivers::engine::{Capabilities, Cipher, Direction, Engine, Revive, SessionSpec};
+use ringbell_drivers::dma::{DmaBuffer, ForkPage, Secret, UserMemory};
+use ringbell_drivers::engine::{
+    Aead, Capabilities, Cipher, Engine, Mac, Purpose, Revive, RsaPadding, Session, SessionSpec,
+};
 use ringbell_drivers::pci::PciFunction;
 use ringbell_drivers::vfio::VfioFunction;
 use ringbell_drivers::virtio_crypto::{DataCompleter, DataQueue, DataSubmitter, VirtioCrypto};
 use ringbell_drivers::{Error, Result};
 
+use crate::body::InFlight;
+use crate::buffers::Buffers;
 use crate::config::DeviceOptions;
 use crate::context::{Status, Target, WaitCtx};
 use crate::deliver::Withdrawn;
-use crate::key::{CipherKey, KeyInner};
+use crate::keys::{AeadKey, CipherKey, Hasher, MacKey, RsaKey};
 use crate::owned::{OwnedQueue, Shut, SubmitSide};
 use crate::refusal::{Reason, Refused};
-use crate::request::{InFlight, Request};
+use crate::registration::Registration;
+use crate::request::Request;
 use crate::shared::Place;
 use crate::software::Software;
 use crate::state::{DeviceState, StateCell};
@@ -42,11 +48,25 @@ pub(crate) enum Message {
     End(Withdrawn),
 }
 
+/// Memory in pieces is taken in no smaller ones, in bytes.
+const SMALLEST_PIECE: usize = 4096;
+
+/// What a request may be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// The most bytes that a plain cipher takes.
+    pub(crate) max_request: u64,
+    /// The most bytes in all.
+    pub(crate) max_size: u64,
+    /// The most descriptors.
+    pub(crate) longest_chain: usize,
+}
+
 /// A device in use.
 pub(crate) struct Inner {
     engine: Arc<dyn Revive<DataQueue<InFlight>>>,
     generation: Arc<ForkPage>,
-    max_request: u64,
+    limits: Limits,
     pub(crate) shared: Box<[CachePadded<Mutex<Place>>]>,
     pub(crate) counters: Vec<Arc<QueueCounters>>,
     /// Refusals by the shared queues; those by an owned queue are in its counters.
@@ -140,10 +160,15 @@ impl Device {
             shared.push(CachePadded::new(Mutex::new(Place::Shared(side))));
             completers.push(CompleteSide { completer, counters });
         }
-        let slots = shared.len() * engine.capabilities().queue_depth as usize;
+        let capabilities = engine.capabilities();
+        let slots = shared.len() * capabilities.queue_depth as usize;
         Ok(Self(Arc::new(Inner {
             generation: Arc::clone(engine.generation()),
-            max_request: engine.capabilities().max_request,
+            limits: Limits {
+                max_request: capabilities.max_request,
+                max_size: capabilities.max_size,
+                longest_chain: engine.longest_chain(),
+            },
             engine,
             renewed: shared.iter().map(|_| Mailbox::default()).collect(),
             software: Software::new(slots),
@@ -204,6 +229,45 @@ impl Device {
         Ok(buffer)
     }
 
+    /// `len` bytes of DMA memory, in one buffer where there is one, else in several: memory that is free
+    /// in pieces, or a device without an IOMMU.
+    ///
+    /// # Errors
+    /// As for [`buffer`](Self::buffer).
+    pub fn buffers(&self, len: usize) -> Result<Buffers> {
+        match self.buffer(len) {
+            Ok(buffer) => return Ok(buffer.into()),
+            Err(error @ (Error::NoRoom(_) | Error::Invalid(_))) if len <= SMALLEST_PIECE => {
+                return Err(error);
+            }
+            Err(Error::NoRoom(_) | Error::Invalid(_)) => {}
+            Err(error) => return Err(error),
+        }
+        let most = self.capabilities().max_pieces;
+        let mut pieces = Buffers::new();
+        let (mut left, mut size) = (len, len.div_ceil(2).next_multiple_of(64));
+        while left > 0 && pieces.pieces().len() < most {
+            match self.buffer(size.min(left)) {
+                Ok(buffer) => {
+                    left -= buffer.size();
+                    pieces.push(buffer);
+                }
+                Err(Error::NoRoom(_) | Error::Invalid(_)) if size > SMALLEST_PIECE => size /= 2,
+                Err(error) => return Err(error),
+            }
+        }
+        if left == 0 { Ok(pieces) } else { Err(Error::NoRoom("so many bytes, in as many buffers as may be")) }
+    }
+
+    /// Maps memory of the program's own for DMA, so that requests work on it without a copy.
+    ///
+    /// # Errors
+    /// The function's refusal: the limit of locked memory, no bus addresses left.
+    pub fn register(&self, memory: UserMemory) -> Result<Registration> {
+        self.0.check_fork()?;
+        Registration::new(self, memory)
+    }
+
     /// A key for `cipher` at the device. The same key gives the same sessions, from a cache.
     ///
     /// Nothing is asked of the device yet: the first submit starts the session's creation and
@@ -211,16 +275,61 @@ impl Device {
     ///
     /// # Errors
     /// [`Error::NotOffered`] lists what the device offers; [`Error::Invalid`] for a key of the wrong
-    /// length.
+    /// length, and for XTS for one whose halves are the same.
     pub fn cipher_key(&self, cipher: Cipher, key: &[u8]) -> Result<CipherKey> {
         self.0.check_fork()?;
-        // Looked at before the copy, which has a limit of its own.
-        cipher.check_key(key.len())?;
-        let key = Arc::new(Secret::new(key)?);
-        let session =
-            |direction| self.0.engine.session(SessionSpec { cipher, direction, key: Arc::clone(&key) });
-        let sessions = [session(Direction::Encrypt)?, session(Direction::Decrypt)?];
-        Ok(CipherKey::new(KeyInner { device: self.clone(), cipher, sessions }))
+        CipherKey::new(self, cipher, key)
+    }
+
+    /// A hash function at the device.
+    ///
+    /// # Errors
+    /// [`Error::NotOffered`] lists what the device offers.
+    pub fn hasher(&self, hash: Hash) -> Result<Hasher> {
+        self.0.check_fork()?;
+        Hasher::new(self, hash)
+    }
+
+    /// A key of a message authentication code at the device.
+    ///
+    /// # Errors
+    /// As for [`cipher_key`](Self::cipher_key).
+    pub fn mac_key(&self, mac: Mac, key: &[u8]) -> Result<MacKey> {
+        self.0.check_fork()?;
+        MacKey::new(self, mac, key)
+    }
+
+    /// A key of authenticated encryption at the device, with tags of 16 bytes.
+    ///
+    /// # Errors
+    /// As for [`cipher_key`](Self::cipher_key).
+    pub fn aead_key(&self, aead: Aead, key: &[u8]) -> Result<AeadKey> {
+        self.aead_key_with_tag(aead, key, 16)
+    }
+
+    /// As [`aead_key`](Self::aead_key), with tags of `tag_len` bytes: one of
+    /// [`Aead::tag_lens`](crate::Aead::tag_lens).
+    ///
+    /// # Errors
+    /// As there, and for a tag of another length.
+    pub fn aead_key_with_tag(&self, aead: Aead, key: &[u8], tag_len: usize) -> Result<AeadKey> {
+        self.0.check_fork()?;
+        AeadKey::new(self, aead, key, tag_len)
+    }
+
+    /// An RSA key at the device: private or public, PEM or DER, as PKCS #1, PKCS #8 or X.509's
+    /// SubjectPublicKeyInfo; 1024 to 4096 bits. The caller wipes its own copy.
+    ///
+    /// # Errors
+    /// [`Error::NotOffered`]; [`Error::Invalid`] for what is no such key.
+    pub fn rsa_key(&self, padding: RsaPadding, key: &[u8]) -> Result<RsaKey> {
+        self.0.check_fork()?;
+        RsaKey::new(self, padding, key)
+    }
+
+    /// The session for a key.
+    pub(crate) fn session(&self, purpose: Purpose, key: &Arc<Secret>) -> Result<Arc<Session>> {
+        self.0.engine.session(SessionSpec { purpose, key: Arc::clone(key) })
     }
 
     /// Takes one of the device's queues for one thread: no lock for a request or a burst, but no
@@ -383,9 +492,8 @@ impl Inner {
         }
     }
 
-    #[inline]
-    pub(crate) fn max_request(&self) -> u64 {
-        self.max_request
+    pub(crate) fn limits(&self) -> Limits {
+        self.limits
     }
 
     pub(crate) fn is_child(&self) -> bool {

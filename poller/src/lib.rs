@@ -59,17 +59,21 @@
 //! The book (`docs/`) explains them.
 #![forbid(unsafe_code)]
 
+mod body;
+mod buffers;
+mod chain;
 mod config;
 mod context;
 mod core;
 mod deliver;
 mod device;
-mod key;
+mod keys;
 mod lane;
 mod manual;
 mod owned;
 mod queue_lane;
 mod refusal;
+mod registration;
 mod request;
 mod shared;
 mod software;
@@ -77,16 +81,21 @@ mod state;
 mod stats;
 mod thread;
 
+pub use buffers::Buffers;
 pub use config::{Clock, DeviceOptions, IdlePolicy, ManualClock, PollerConfig};
 pub use context::{Delivery, Status, Target, WaitCtx};
 pub use device::Device;
-pub use key::CipherKey;
+pub use keys::{AeadKey, CipherKey, Hasher, MacKey, RsaKey};
 pub use manual::ManualPoller;
 pub use owned::{OwnedBurst, OwnedQueue};
 pub use refusal::{Reason, Refused};
+pub use registration::Registration;
 pub use request::{Answer, Completion, Fault, Request};
-pub use ringbell_drivers::dma::{ArenaOptions, DEFAULT_ARENA_BYTES, DmaBuffer};
-pub use ringbell_drivers::engine::{Capabilities, Cipher, DeviceStatus, Direction, Mode};
+pub use ringbell_drivers::algorithm::{
+    Aead, Algorithm, Cipher, Direction, Hash, Mac, Mode, RSA_BITS, RsaHash, RsaPadding,
+};
+pub use ringbell_drivers::dma::{ArenaOptions, DEFAULT_ARENA_BYTES, DmaBuffer, UserMemory};
+pub use ringbell_drivers::engine::{Capabilities, DeviceStatus};
 pub use ringbell_drivers::{Error, Result, address, clock};
 pub use state::DeviceState;
 pub use stats::Stats;

@@ -4,14 +4,15 @@ use std::fmt;
 use std::sync::Arc;
 
 use ringbell_drivers::claim::Mailbox;
-use ringbell_drivers::virtio_crypto::{CipherBurst, DataSubmitter};
+use ringbell_drivers::virtio_crypto::{DataBurst, DataSubmitter};
 use ringbell_drivers::virtqueue::Closed;
 
-use crate::context::{Status, Target};
+use crate::body::{Body, Gate, InFlight};
+use crate::context::{ContextClaim, Status, Target};
 use crate::deliver::Withdrawn;
 use crate::device::{Inner, Message};
 use crate::refusal::{Reason, Refused};
-use crate::request::{InFlight, Request};
+use crate::request::Request;
 use crate::stats::QueueCounters;
 
 /// The submit half of a queue, as the shared queues and the owned ones have it.
@@ -230,7 +231,7 @@ impl SubmitSide {
 
 /// A burst of an [`OwnedQueue`], while it is filled.
 pub struct OwnedBurst<'a, 'b, 'c> {
-    ring: &'a mut CipherBurst<'b, 'c, InFlight>,
+    ring: &'a mut DataBurst<'b, 'c, InFlight>,
     device: &'a Inner,
     /// Why nothing may be pushed: the queue is closed.
     down: Option<Shut>,
@@ -271,7 +272,7 @@ pub(crate) fn refuse<T: Target>(request: Request, ctx: &T, reason: Reason) -> Re
 #[inline(always)]
 fn push<T: Target>(
     device: &Inner,
-    ring: &mut CipherBurst<'_, '_, InFlight>,
+    ring: &mut DataBurst<'_, '_, InFlight>,
     request: Request,
     ctx: &T,
 ) -> Result<(), Refused> {
@@ -281,8 +282,8 @@ fn push<T: Target>(
     let claim = claim.0;
     let mut body = request.0;
     let reason = 'refuse: {
-        if let Some(reason) = body.invalid() {
-            break 'refuse reason;
+        if body.gate() != Gate::Open {
+            return push_other(device, ring, body, claim);
         }
         if !body.is_for(device) {
             break 'refuse Reason::OtherDevice;
@@ -299,9 +300,37 @@ fn push<T: Target>(
     Err(refuse_claimed(Request(body), claim, reason))
 }
 
+/// As `push`, for a request with a chain of its own, or one that can never be accepted.
+#[inline(never)]
+fn push_other(
+    device: &Inner,
+    ring: &mut DataBurst<'_, '_, InFlight>,
+    mut body: Box<Body>,
+    claim: ContextClaim,
+) -> Result<(), Refused> {
+    let reason = 'refuse: {
+        if let Some(reason) = body.invalid() {
+            break 'refuse reason;
+        }
+        if !body.is_for(device) {
+            break 'refuse Reason::OtherDevice;
+        }
+        let Some(session_id) = body.session_id() else { break 'refuse body.without_session(device) };
+        let Some(mut vacancy) = ring.vacancy() else { break 'refuse Reason::RingFull };
+        let Some(chain) = body.chain_job() else { break 'refuse Reason::NoData };
+        // As in `push`.
+        claim.set_status(Status::Ok);
+        vacancy.write_chain(chain, session_id);
+        body.use_session(session_id);
+        vacancy.commit(InFlight { claim: Some(claim), body });
+        return Ok(());
+    };
+    Err(refuse_claimed(Request(body), claim, reason))
+}
+
 #[cold]
 #[inline(never)]
-fn refuse_claimed(request: Request, claim: crate::context::ContextClaim, reason: Reason) -> Refused {
+fn refuse_claimed(request: Request, claim: ContextClaim, reason: Reason) -> Refused {
     claim.set_status(reason.status());
     drop(claim);
     Refused::new(request, reason)

@@ -9,10 +9,11 @@ use ringbell_drivers::clock::ticks;
 use ringbell_drivers::engine::DeviceStatus;
 use ringbell_drivers::virtqueue::Drained;
 
+use crate::body::{Body, InFlight};
 use crate::context::ContextClaim;
 use crate::deliver::{Tally, deliver, deliver_caught, outcome};
 use crate::device::CompleteSide;
-use crate::request::{Answer, Body, Fault, InFlight};
+use crate::request::{Answer, Fault};
 use crate::stats::QueueCounters;
 
 /// One queue under the poller.
@@ -194,11 +195,15 @@ fn one(entry: InFlight, status: DeviceStatus, tally: &mut Tally, fds: &mut Vec<A
 #[cold]
 #[inline(never)]
 fn one_rare(entry: InFlight, status: DeviceStatus, tally: &mut Tally, fds: &mut Vec<Arc<EventFd>>) {
-    if status == DeviceStatus::InvalidSession {
-        entry.body.session_lost();
+    let InFlight { claim, mut body } = entry;
+    match status {
+        DeviceStatus::InvalidSession => body.session_lost(),
+        DeviceStatus::NotSupported => body.not_supported(),
+        DeviceStatus::BadMessage | DeviceStatus::KeyRejected => body.answered_no(),
+        _ => {}
     }
-    match entry.claim {
-        Some(claim) => deliver(claim, entry.body, outcome(status), tally, fds),
+    match claim {
+        Some(claim) => deliver(claim, body, outcome(status), tally, fds),
         // It has ended early; now its buffers are back.
         None => tally.unclaimed += 1,
     }

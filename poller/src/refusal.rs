@@ -3,6 +3,7 @@
 use std::fmt;
 
 use ringbell_drivers::Error;
+use ringbell_drivers::engine::{Algorithm, Cipher};
 
 use crate::context::Status;
 use crate::request::Request;
@@ -21,6 +22,8 @@ pub enum Reason {
     IvLength,
     /// The data is not a whole number of blocks.
     PartialBlock,
+    /// The data is shorter than the cipher takes.
+    TooShort,
     /// The data is longer than the device takes.
     TooLong,
     /// Input and output have different lengths.
@@ -80,25 +83,37 @@ impl Refused {
 
     /// The same as an error, in words.
     pub fn to_error(&self) -> Error {
-        let cipher = self.request.cipher();
-        let len = self.request.input().len();
+        let algorithm = self.request.algorithm();
+        let len = self.request.inputs().map(<[u8]>::len).sum::<usize>();
+        let cipher = match algorithm {
+            Algorithm::Cipher(cipher) => Some(cipher),
+            _ => None,
+        };
         match self.reason {
             Reason::RingFull => Error::NoRoom("a request in the ring"),
             Reason::SessionPending => Error::NoRoom("the request: its session is still being created"),
             Reason::ContextBusy => {
                 Error::Invalid("the wait context has a request in flight; use another, or wait".to_owned())
             }
-            Reason::IvLength => Error::Invalid(format!(
-                "the IV has the wrong length, {cipher} takes {} bytes",
-                cipher.iv_len()
-            )),
+            Reason::IvLength => Error::Invalid(match cipher {
+                Some(cipher) => {
+                    format!("the IV has the wrong length, {cipher} takes {} bytes", cipher.iv_len())
+                }
+                None => {
+                    format!("the nonce has another length than the request for {algorithm} was made with")
+                }
+            }),
             Reason::PartialBlock => Error::Invalid(format!(
-                "{len} bytes are not a whole number of blocks; {cipher} takes multiples of {}",
-                cipher.granule()
+                "{len} bytes are not a whole number of blocks; {algorithm} takes multiples of {}",
+                cipher.map_or(1, Cipher::granule)
+            )),
+            Reason::TooShort => Error::Invalid(format!(
+                "{len} bytes are too few; {algorithm} takes at least {}",
+                cipher.map_or(0, Cipher::least)
             )),
             Reason::TooLong => Error::Invalid(format!(
                 "{len} bytes are more than the device takes in one request, {}",
-                self.request.device().inner().max_request()
+                self.request.device().inner().limits().max_request
             )),
             Reason::LengthsDiffer => Error::Invalid("input and output have different lengths".to_owned()),
             Reason::OtherDevice => Error::Invalid("a buffer belongs to another device".to_owned()),
@@ -108,7 +123,7 @@ impl Refused {
             Reason::NoSharedQueue => {
                 Error::Invalid("all queues of the device are owned; submit to one of those".to_owned())
             }
-            Reason::SessionRefused => Error::Invalid(format!("the device refuses a session for {cipher}")),
+            Reason::SessionRefused => Error::Invalid(format!("the device refuses a session for {algorithm}")),
             Reason::Resetting => Error::NoRoom("the request: the device is being reset"),
             Reason::DeviceDown => Error::Down("failed or closed"),
             Reason::Forked => Error::Forked,

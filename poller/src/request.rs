@@ -3,235 +3,25 @@
 use std::fmt;
 use std::sync::Arc;
 
+use ringbell_drivers::Result;
 use ringbell_drivers::dma::DmaBuffer;
-use ringbell_drivers::engine::{Cipher, DeviceStatus, Direction, Session, SessionState};
-use ringbell_drivers::virtio_crypto::{CipherJob, Entry, Place};
-use ringbell_drivers::{Error, Result};
+use ringbell_drivers::engine::{Algorithm, DeviceStatus, Direction, Purpose};
 
-use crate::context::{ContextClaim, Target};
-use crate::device::{Device, Inner};
-use crate::key::KeyInner;
-use crate::refusal::{Reason, Refused};
-use crate::state::DeviceState;
-
-/// What is in a request. Boxed, so that moving one is moving a pointer.
-pub(crate) struct Body {
-    /// The operation for the ring, as of the last change of IV or length.
-    job: CipherJob,
-    /// Address of the device's `Inner`, only ever compared. `key` keeps it from being reused.
-    device: usize,
-    session: Arc<Session>,
-    /// The device's id of the session when it was submitted.
-    used_session: u64,
-    /// It was done by software.
-    by_software: bool,
-    /// Why it can never be accepted.
-    invalid: Option<Reason>,
-    pub(crate) outcome: Result<Answer, Fault>,
-    direction: Direction,
-    iv: [u8; 16],
-    pub(crate) key: Arc<KeyInner>,
-    /// `None` in what is delivered for a request whose buffers the device still has.
-    source: Option<DmaBuffer>,
-    destination: Option<DmaBuffer>,
-}
-
-impl Body {
-    /// The operation for the ring.
-    #[inline(always)]
-    pub(crate) fn job(&self) -> &CipherJob {
-        &self.job
-    }
-
-    #[inline(always)]
-    pub(crate) fn invalid(&self) -> Option<Reason> {
-        self.invalid
-    }
-
-    #[inline(always)]
-    pub(crate) fn is_for(&self, device: &Inner) -> bool {
-        self.device == std::ptr::from_ref(device).addr()
-    }
-
-    /// The id of its session, where that is live.
-    #[inline(always)]
-    pub(crate) fn session_id(&self) -> Option<u64> {
-        self.session.live_id()
-    }
-
-    /// Keeps the id that it is submitted with.
-    #[inline(always)]
-    pub(crate) fn use_session(&mut self, id: u64) {
-        self.used_session = id;
-    }
-
-    /// The device did not know the session.
-    #[cold]
-    pub(crate) fn session_lost(&self) {
-        let device = self.key.device.inner();
-        device.engine().session_lost(&self.session, self.used_session);
-        device.state.set_if(device.engine().address(), DeviceState::Ready, DeviceState::Suspect);
-    }
-
-    /// Whether its input is there still when the device has been stopped in the middle of it.
-    pub(crate) fn has_kept_input(&self) -> bool {
-        self.destination.is_some()
-    }
-
-    /// Does the operation on this thread. False where there is no software for it.
-    pub(crate) fn do_by_software(&mut self) -> bool {
-        self.by_software = true;
-        let spec = self.session.spec();
-        let iv = &self.iv[..spec.cipher.iv_len()];
-        let Some(source) = &mut self.source else { return false };
-        let data: &mut [u8] = match &mut self.destination {
-            Some(destination) => {
-                destination.copy_from_slice(source);
-                destination
-            }
-            None => source,
-        };
-        crate::software::compute(spec.cipher, spec.direction, &spec.key, iv, data).is_some()
-    }
-
-    /// Without a live session: starts its creation where it is absent, and says why there is none.
-    #[cold]
-    pub(crate) fn without_session(&self, device: &Inner) -> Reason {
-        match self.session.state() {
-            SessionState::Refused => Reason::SessionRefused,
-            _ => match device.engine().start_session(&self.session) {
-                Ok(()) | Err(Error::NoRoom(_)) => Reason::SessionPending,
-                Err(Error::Forked) => Reason::Forked,
-                Err(_) => device.why_shut().reason(),
-            },
-        }
-    }
-
-    pub(crate) fn input(&self) -> &[u8] {
-        self.source.as_deref().unwrap_or(&[])
-    }
-
-    pub(crate) fn output(&self) -> &[u8] {
-        self.destination.as_deref().or(self.source.as_deref()).unwrap_or(&[])
-    }
-
-    /// Bytes of its buffers.
-    pub(crate) fn size(&self) -> usize {
-        let size = |buffer: &Option<DmaBuffer>| buffer.as_ref().map_or(0, DmaBuffer::size);
-        size(&self.source) + size(&self.destination)
-    }
-
-    /// A body for the early end of a request whose own body stays with the device.
-    pub(crate) fn without_buffers(&self) -> Box<Self> {
-        Box::new(Self {
-            job: self.job,
-            device: self.device,
-            session: Arc::clone(&self.session),
-            used_session: self.used_session,
-            by_software: false,
-            invalid: Some(Reason::NoData),
-            outcome: self.outcome,
-            direction: self.direction,
-            iv: self.iv,
-            key: Arc::clone(&self.key),
-            source: None,
-            destination: None,
-        })
-    }
-
-    /// Takes an IV over where it has the right length.
-    fn set_iv(&mut self, iv: &[u8]) -> bool {
-        let fits = iv.len() == self.key.cipher.iv_len();
-        if fits {
-            self.iv[..iv.len()].copy_from_slice(iv);
-        }
-        fits
-    }
-
-    /// Puts the operation together, and finds why it can never be accepted.
-    fn update(&mut self, iv_fits: bool) {
-        self.invalid = if iv_fits { self.find_invalid() } else { Some(Reason::IvLength) };
-        if let Some(source) = &self.source {
-            let source = place(source);
-            let destination = self.destination.as_ref().map_or(source, place);
-            let cipher = self.key.cipher;
-            self.job =
-                CipherJob::new(cipher, self.direction, &self.iv[..cipher.iv_len()], source, destination);
-        }
-    }
-
-    fn find_invalid(&self) -> Option<Reason> {
-        let Some(source) = &self.source else { return Some(Reason::NoData) };
-        let granule = self.key.cipher.granule();
-        let device = self.key.device.inner();
-        let arena = device.engine().arena();
-        let is_foreign = |buffer: &DmaBuffer| !buffer.is_of(arena);
-        if !source.len().is_multiple_of(granule) {
-            Some(Reason::PartialBlock)
-        } else if source.len() as u64 > device.max_request() {
-            Some(Reason::TooLong)
-        } else if self.destination.as_ref().is_some_and(|destination| destination.len() != source.len()) {
-            Some(Reason::LengthsDiffer)
-        } else if is_foreign(source) || self.destination.as_ref().is_some_and(is_foreign) {
-            Some(Reason::OtherDevice)
-        } else {
-            None
-        }
-    }
-}
-
-fn place(buffer: &DmaBuffer) -> Place {
-    Place { iova: buffer.iova(), len: buffer.size() as u32 }
-}
-
-/// The entry of a request in flight: what the ring keeps of it.
-pub(crate) struct InFlight {
-    /// `None` once the request has ended early and only its buffers are here.
-    pub(crate) claim: Option<ContextClaim>,
-    pub(crate) body: Box<Body>,
-}
-
-impl Entry for InFlight {
-    #[inline(always)]
-    fn writable(&self) -> u32 {
-        self.body.job.len()
-    }
-}
+use crate::body::Body;
+use crate::buffers::Buffers;
+use crate::context::Target;
+use crate::device::Device;
+use crate::refusal::Refused;
 
 /// A request: what is to be done, with the buffers to do it on.
 ///
-/// Made by [`CipherKey::encrypt`](crate::CipherKey::encrypt) and its like. It goes into the ring by
+/// Made by keys: [`CipherKey::encrypt`](crate::CipherKey::encrypt),
+/// [`AeadKey::seal`](crate::AeadKey::seal), [`Hasher::digest`](crate::Hasher::digest) and their like. It goes into the ring by
 /// move and comes back by move, with its result and its buffers, and can be submitted again: nothing
 /// is allocated for an operation.
 pub struct Request(pub(crate) Box<Body>);
 
 impl Request {
-    pub(crate) fn new(
-        key: Arc<KeyInner>,
-        direction: Direction,
-        iv: &[u8],
-        source: DmaBuffer,
-        destination: Option<DmaBuffer>,
-    ) -> Self {
-        let mut body = Body {
-            job: CipherJob::default(),
-            device: Arc::as_ptr(key.device.inner()).addr(),
-            session: Arc::clone(key.session(direction)),
-            used_session: 0,
-            by_software: false,
-            invalid: None,
-            outcome: Ok(Answer::Yes),
-            direction,
-            iv: [0; 16],
-            key,
-            source: Some(source),
-            destination,
-        };
-        let iv_fits = body.set_iv(iv);
-        body.update(iv_fits);
-        Self(Box::new(body))
-    }
-
     /// Submits to one of the device's shared queues, on this thread.
     ///
     /// `Ok` means accepted: the context's status is `OK`, and exactly one delivery will be made (it
@@ -245,76 +35,104 @@ impl Request {
     #[inline]
     pub fn submit<T: Target>(self, ctx: &T) -> Result<(), Refused> {
         // The device outlives the call: the body, which is moved, is not its only owner.
-        let device = Arc::clone(self.0.key.device.inner());
+        let device = Arc::clone(self.0.device.inner());
         device.submit(self, ctx)
     }
 
-    /// The input, or, in place, both. Empty where the device has the buffers still (after a cancel).
+    /// The input: its first buffer, which most requests have alone. Before the request is done in place;
+    /// after it the output may stand there. Empty where the device has the buffers still (after a cancel).
     pub fn input(&self) -> &[u8] {
         self.0.input()
     }
 
-    /// The input, to be filled for the next use.
-    pub fn input_mut(&mut self) -> &mut [u8] {
-        self.0.source.as_deref_mut().unwrap_or(&mut [])
+    /// The input, buffer by buffer.
+    pub fn inputs(&self) -> impl Iterator<Item = &[u8]> {
+        self.0.input_pieces()
     }
 
-    /// The output. Empty where the device has the buffers still (after a cancel).
+    /// The first buffer of the input, to be filled for the next use.
+    pub fn input_mut(&mut self) -> &mut [u8] {
+        self.0.input_mut()
+    }
+
+    /// All buffers of the input, to be filled for the next use.
+    pub fn inputs_mut(&mut self) -> &mut [DmaBuffer] {
+        self.0.inputs_mut()
+    }
+
+    /// The output: its first buffer, which most requests have alone; of hash functions and MACs the digest
+    /// or code. Empty where the answer was no, and where the device has the buffers still (after a
+    /// cancel).
     pub fn output(&self) -> &[u8] {
         self.0.output()
     }
 
-    /// Sets the IV or first counter block for the next use: as long as
-    /// [`Cipher::iv_len`] says. A wrong length is refused at submit.
-    pub fn set_iv(&mut self, iv: &[u8]) {
-        let fits = self.0.set_iv(iv);
-        self.0.update(fits);
+    /// The output, buffer by buffer.
+    pub fn outputs(&self) -> impl Iterator<Item = &[u8]> {
+        self.0.output_pieces()
     }
 
-    /// Makes input and output `len` bytes long, at most the buffers' capacity.
+    /// Sets the IV, first counter block, tweak or nonce for the next use: as long as the one before. A wrong
+    /// length is refused at submit.
+    pub fn set_iv(&mut self, iv: &[u8]) {
+        self.0.set_iv(iv);
+    }
+
+    /// Sets the associated data for the next use: as long as those before.
     ///
     /// # Errors
-    /// [`Error::Invalid`] above it; nothing has changed then.
+    /// [`Error::Invalid`](crate::Error::Invalid) for another length, and for requests that have none.
+    pub fn set_aad(&mut self, aad: &[u8]) -> Result<()> {
+        self.0.set_aad(aad)
+    }
+
+    /// Makes the input `len` bytes long, at most its buffer's capacity, and the output what follows from
+    /// that. Not for requests over several buffers.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`](crate::Error::Invalid) above the capacity;
+    /// [`Error::NoRoom`](crate::Error::NoRoom) where a new descriptor chain was needed and there was no
+    /// memory for it at the moment. Nothing has changed then.
     pub fn set_len(&mut self, len: usize) -> Result<()> {
-        let body = &mut *self.0;
-        let capacity = |buffer: &Option<DmaBuffer>| buffer.as_ref().map_or(usize::MAX, DmaBuffer::capacity);
-        let most = capacity(&body.source).min(capacity(&body.destination));
-        if len > most {
-            return Err(Error::Invalid(format!("buffers of {most} bytes cannot be made {len} bytes long")));
-        }
-        for buffer in [&mut body.source, &mut body.destination].into_iter().flatten() {
-            buffer.set_len(len)?;
-        }
-        let iv_fits = body.invalid != Some(Reason::IvLength);
-        body.update(iv_fits);
-        Ok(())
+        self.0.set_len(len)
     }
 
-    /// Takes the buffers out: input, and output where it is another one.
+    /// Takes the buffers out: input, and output where it is another one. Of several, the first of each:
+    /// see [`into_pieces`](Self::into_pieces).
     pub fn into_buffers(self) -> (Option<DmaBuffer>, Option<DmaBuffer>) {
-        let body = *self.0;
-        (body.source, body.destination)
+        let (inputs, outputs) = self.0.into_buffers();
+        (inputs.into_iter().next(), outputs.into_iter().next())
     }
 
-    /// The cipher.
-    pub fn cipher(&self) -> Cipher {
-        self.0.key.cipher
+    /// Takes all buffers out: those of the input, and those of the output where they are others.
+    pub fn into_pieces(self) -> (Buffers, Buffers) {
+        let (inputs, outputs) = self.0.into_buffers();
+        (inputs.into(), outputs.into())
     }
 
-    /// Encrypt or decrypt.
-    pub fn direction(&self) -> Direction {
-        self.0.direction
+    /// What is done.
+    pub fn algorithm(&self) -> Algorithm {
+        self.0.purpose().algorithm()
+    }
+
+    /// Encrypt or decrypt, for what has a direction.
+    pub fn direction(&self) -> Option<Direction> {
+        match self.0.purpose() {
+            Purpose::Cipher(_, direction) | Purpose::Aead { direction, .. } => Some(direction),
+            _ => None,
+        }
     }
 
     /// The device it is for.
     pub fn device(&self) -> &Device {
-        &self.0.key.device
+        &self.0.device
     }
 }
 
 impl fmt::Debug for Request {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Request({:?} {}, {} bytes)", self.direction(), self.cipher(), self.input().len())
+        let bytes: usize = self.inputs().map(<[u8]>::len).sum();
+        write!(f, "Request({:?}, {bytes} bytes)", self.0.purpose())
     }
 }
 
@@ -370,7 +188,7 @@ impl Completion {
     /// Whether it was done by software, because its device is failed
     /// ([`PollerConfig::failover`](crate::PollerConfig::failover)).
     pub fn by_software(&self) -> bool {
-        self.0.by_software
+        self.0.by_software()
     }
 
     /// The request, to look at its output.
@@ -398,6 +216,11 @@ impl<'a> RequestRef<'a> {
     /// The output; see [`Request::output`].
     pub fn output(&self) -> &'a [u8] {
         self.0.output()
+    }
+
+    /// The output, buffer by buffer.
+    pub fn outputs(&self) -> impl Iterator<Item = &'a [u8]> {
+        self.0.output_pieces()
     }
 
     /// The input; see [`Request::input`].

@@ -6,12 +6,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ringbell_drivers::virtio_crypto::DataSubmitter;
 
+use crate::body::InFlight;
 use crate::context::{Status, Target};
 use crate::deliver::Withdrawn;
 use crate::device::{Inner, Message, lock};
 use crate::owned::{self, SubmitSide};
 use crate::refusal::{Reason, Refused};
-use crate::request::{InFlight, Request};
+use crate::request::Request;
 
 /// Where the submit half of a queue is.
 pub(crate) enum Place {

@@ -6,12 +6,13 @@ use std::sync::{Arc, Mutex};
 
 use nix::sys::eventfd::EventFd;
 
+use crate::body::InFlight;
 use crate::context::{ContextClaim, Status, Target};
 use crate::deliver::{Tally, deliver_caught};
 use crate::device::{Inner, lock};
 use crate::owned::refuse;
 use crate::refusal::{Reason, Refused};
-use crate::request::{Answer, Fault, InFlight, Request};
+use crate::request::{Fault, Request};
 use crate::stats::QueueCounters;
 
 /// Bytes done in one pass, but at least one request: other devices of the poller wait for it.
@@ -117,7 +118,7 @@ impl Software {
         let done = entries.len();
         let mut tally = Tally::default();
         for InFlight { claim, mut body } in entries {
-            let outcome = if body.do_by_software() { Ok(Answer::Yes) } else { Err(Fault::DeviceFailed) };
+            let outcome = body.do_by_software().ok_or(Fault::DeviceFailed);
             if let Some(claim) = claim {
                 deliver_caught(claim, body, outcome, &mut tally, fds);
             }
@@ -178,6 +179,35 @@ impl Software {
         }
         tally.add_to(&self.counters);
         tally.errors
+    }
+}
+
+/// As [`compute`], for a request with a chain of its own: `None` where there is no software for it,
+/// `Some(None)` where the answer is no.
+#[cfg(not(feature = "failover"))]
+pub(crate) fn compute_chain(
+    _: &ringbell_drivers::engine::SessionSpec,
+    _: &crate::chain::Detail,
+    _: Vec<u8>,
+) -> Option<Option<Vec<u8>>> {
+    None
+}
+
+/// As [`compute`], for a request with a chain of its own: `None` where there is no software for it,
+/// `Some(None)` where the answer is no.
+#[cfg(feature = "failover")]
+pub(crate) fn compute_chain(
+    spec: &ringbell_drivers::engine::SessionSpec,
+    detail: &crate::chain::Detail,
+    mut data: Vec<u8>,
+) -> Option<Option<Vec<u8>>> {
+    use ringbell_drivers::engine::Purpose;
+    match (spec.purpose, detail) {
+        (Purpose::Cipher(cipher, direction), crate::chain::Detail::Nonce { nonce, .. }) => {
+            compute(cipher, direction, &spec.key, nonce, &mut data)?;
+            Some(Some(data))
+        }
+        _ => None,
     }
 }
 

@@ -1,15 +1,17 @@
-//! The arena: one file of DMA memory for each device, cut into buffers.
+//! The arena: one file of DMA memory for each device, cut into buffers; and files of the program's own
+//! that the device can reach as well, whose pieces are chosen by whoever asks.
 
+use std::collections::BTreeMap;
 use std::fmt;
-use std::ops::{Deref, DerefMut};
+use std::ops::{Deref, DerefMut, Range};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use offset_allocator::{Allocation, Allocator};
 
-use super::SharedMemory;
 use super::memory::PAGE;
+use super::{SharedMemory, UserMemory};
 use crate::error::{Error, Result};
 use crate::pci::{DmaMapping, PciFunction};
 use crate::room::Room;
@@ -49,6 +51,8 @@ pub struct Arena {
     mapping: DmaMapping,
     function: Arc<dyn PciFunction>,
     cuts: Mutex<Vec<Cut>>,
+    /// For memory of the program's own: what is in a buffer now, from and to.
+    taken: Option<Mutex<BTreeMap<usize, usize>>>,
     room: Arc<Room>,
     /// The device cannot reach it any more.
     cut_off: AtomicBool,
@@ -62,7 +66,8 @@ pub struct Arena {
 #[derive(Clone, Copy)]
 struct Piece {
     cut: usize,
-    allocation: Allocation<u32>,
+    /// `None` in memory of the program's own.
+    allocation: Option<Allocation<u32>>,
     capacity: usize,
 }
 
@@ -72,6 +77,7 @@ const FREE: u8 = 0xd5;
 /// A segment and the allocator of its units.
 struct Cut {
     offset: usize,
+    len: usize,
     iova: u64,
     /// The most units that a buffer can ever have.
     most: u32,
@@ -92,7 +98,30 @@ impl Arena {
             )));
         }
         let memory = SharedMemory::create(options.bytes, options.huge_pages)?;
-        let mapping = function.map_dma(memory.fd(), 0, memory.len() as u64)?;
+        let arena = Self::map(function, memory, 0, room, options.check)?;
+        arena.poison(0, arena.memory.len());
+        Ok(Arc::new(arena))
+    }
+
+    /// Maps memory of the program's own for `function`. Its buffers are chosen by [`range`](Self::range).
+    ///
+    /// # Errors
+    /// The function's refusal to map it.
+    pub fn over(function: Arc<dyn PciFunction>, memory: UserMemory, room: Arc<Room>) -> Result<Arc<Self>> {
+        let (memory, offset) = memory.into_parts();
+        let mut arena = Self::map(function, memory, offset, room, false)?;
+        arena.taken = Some(Mutex::default());
+        Ok(Arc::new(arena))
+    }
+
+    fn map(
+        function: Arc<dyn PciFunction>,
+        memory: SharedMemory,
+        offset: u64,
+        room: Arc<Room>,
+        check: bool,
+    ) -> Result<Self> {
+        let mapping = function.map_dma(memory.fd(), offset, memory.len() as u64)?;
         let mut cuts = Vec::with_capacity(mapping.segments.len());
         let mut end = 0;
         for segment in &mapping.segments {
@@ -114,7 +143,8 @@ impl Arena {
             };
             let most = units.clamp(64, 1 << 16);
             let allocator = Allocator::with_max_allocs(units, most);
-            cuts.push(Cut { offset, iova: segment.iova, most: units, allocator });
+            let len = segment.len as usize;
+            cuts.push(Cut { offset, len, iova: segment.iova, most: units, allocator });
         }
         tracing::debug!(
             device = function.address(),
@@ -123,19 +153,63 @@ impl Arena {
             segments = mapping.segments.len(),
             "DMA arena mapped"
         );
-        let arena = Arc::new(Self {
+        Ok(Self {
             memory: std::mem::ManuallyDrop::new(memory),
             mapping,
             function,
             cuts: Mutex::new(cuts),
+            taken: None,
             room,
             cut_off: AtomicBool::new(false),
             reserve: Mutex::default(),
-            check: options.check,
+            check,
             stray_writes: AtomicU64::new(0),
-        });
-        arena.poison(0, arena.memory.len());
-        Ok(arena)
+        })
+    }
+
+    /// A buffer over `range` of memory of the program's own, contiguous for the device, with what stands
+    /// there.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for an empty range, one that is not inside, one of which a part is in a buffer
+    /// now, or one that is not contiguous for the device; and for an arena that is not the program's own.
+    pub fn range(self: &Arc<Self>, range: Range<usize>) -> Result<DmaBuffer> {
+        let what = format!("use bytes {} to {} of registered memory", range.start, range.end);
+        let bad = |why: &str| Err(Error::Invalid(format!("cannot {what}: {why}")));
+        let Some(taken) = &self.taken else { return bad("it is the device's own arena") };
+        if self.memory.is_inherited() {
+            return Err(Error::Forked);
+        }
+        if range.is_empty() || range.end > self.memory.len() {
+            return bad(&format!("it has {} bytes, and a buffer at least one", self.memory.len()));
+        }
+        let cuts = self.lock();
+        let inside = |cut: &Cut| cut.offset <= range.start && range.end <= cut.offset + cut.len;
+        let Some((index, cut)) = cuts.iter().enumerate().find(|(_, cut)| inside(cut)) else {
+            return bad("it is not contiguous for the device; use it in pieces");
+        };
+        let Some(pointer) = self.memory.pointer(range.start, range.len()) else {
+            return bad("it is not in the map");
+        };
+        let iova = cut.iova + (range.start - cut.offset) as u64;
+        let mut taken = taken.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        // The last one that begins before the end; those before it end before it begins.
+        if taken.range(..range.end).next_back().is_some_and(|(_, end)| *end > range.start) {
+            return bad("a part of it is in another buffer");
+        }
+        taken.insert(range.start, range.end);
+        drop((taken, cuts));
+        let piece = Piece { cut: index, allocation: None, capacity: range.len() };
+        Ok(DmaBuffer { arena: Arc::clone(self), pointer, len: range.len(), iova, piece, reserved: false })
+    }
+
+    /// Where contiguous runs of the memory end and others begin, for the device: `len` bytes from
+    /// `offset` on.
+    pub fn runs(&self) -> Vec<Range<usize>> {
+        if self.memory.is_inherited() {
+            return Vec::new(); // The lock may be held by a thread that is not there.
+        }
+        self.lock().iter().map(|cut| cut.offset..cut.offset + cut.len).collect()
     }
 
     /// How often free memory was found to have been written: by the device, which had no business
@@ -192,6 +266,11 @@ impl Arena {
         Ok(())
     }
 
+    /// The function that it is mapped for.
+    pub fn function(&self) -> &Arc<dyn PciFunction> {
+        &self.function
+    }
+
     /// Bytes of the arena, rings included.
     pub fn bytes(&self) -> usize {
         self.memory.len()
@@ -244,8 +323,9 @@ impl Arena {
             }
             possible = true;
             let Some(allocation) = cut.allocator.allocate(units) else { continue };
-            let piece = Piece { cut: index, allocation, capacity: units as usize * UNIT };
-            let Some(buffer) = self.over(cut, piece, len) else {
+            let capacity = units as usize * UNIT;
+            let piece = Piece { cut: index, allocation: Some(allocation), capacity };
+            let Some(buffer) = self.buffer_over(cut, piece, len) else {
                 break; // The segment was checked against the memory: this cannot be.
             };
             drop(cuts);
@@ -265,8 +345,8 @@ impl Arena {
     }
 
     /// The buffer over a piece.
-    fn over(self: &Arc<Self>, cut: &Cut, piece: Piece, len: usize) -> Option<DmaBuffer> {
-        let within = piece.allocation.offset as usize * UNIT;
+    fn buffer_over(self: &Arc<Self>, cut: &Cut, piece: Piece, len: usize) -> Option<DmaBuffer> {
+        let within = piece.allocation?.offset as usize * UNIT;
         let pointer = self.memory.pointer(cut.offset + within, piece.capacity)?;
         let iova = cut.iova + within as u64;
         Some(DmaBuffer { arena: Arc::clone(self), pointer, len, iova, piece, reserved: false })
@@ -288,7 +368,7 @@ impl Arena {
         let buffer = match kept {
             Some(piece) => {
                 let cuts = self.lock();
-                let buffer = cuts.get(piece.cut).and_then(|cut| self.over(cut, piece, len));
+                let buffer = cuts.get(piece.cut).and_then(|cut| self.buffer_over(cut, piece, len));
                 drop(cuts);
                 if let Some(buffer) = &buffer {
                     self.check(buffer.offset(), capacity);
@@ -308,12 +388,17 @@ impl Arena {
 
     fn give_back(&self, buffer: &DmaBuffer) {
         let piece = buffer.piece;
+        if let Some(taken) = &self.taken {
+            let mut taken = taken.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            taken.remove(&buffer.offset());
+            return drop(taken);
+        }
         self.poison(buffer.offset(), piece.capacity);
         if buffer.reserved {
             return self.reserve().push(piece);
         }
-        if let Some(cut) = self.lock().get_mut(piece.cut) {
-            cut.allocator.free(piece.allocation);
+        if let (Some(cut), Some(allocation)) = (self.lock().get_mut(piece.cut), piece.allocation) {
+            cut.allocator.free(allocation);
         }
         self.room.announce();
     }
@@ -410,10 +495,22 @@ impl DmaBuffer {
         self.pointer
     }
 
-    /// Whether the buffer was cut from `arena`.
+    /// Whether the buffer is of the same device as `arena`: cut from it, or registered with it.
     #[inline]
     pub fn is_of(&self, arena: &Arc<Arena>) -> bool {
-        Arc::ptr_eq(&self.arena, arena)
+        std::ptr::addr_eq(Arc::as_ptr(&self.arena.function), Arc::as_ptr(&arena.function))
+    }
+
+    /// Reads one byte that the device may write at this moment; `None` where it is not inside, and in a
+    /// forked child.
+    #[inline]
+    pub(crate) fn read_byte(&self, offset: usize) -> Option<u8> {
+        if offset >= self.len || self.arena.memory.is_inherited() {
+            return None;
+        }
+        // SAFETY: inside the piece, which `arena` keeps mapped. The device may write it at any time; the
+        // volatile read takes one copy, and no reference is made.
+        Some(unsafe { self.pointer.as_ptr().add(offset).read_volatile() })
     }
 }
 

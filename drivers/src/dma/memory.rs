@@ -244,6 +244,45 @@ impl SharedMemory {
     }
 }
 
+/// Memory of the program's own, behind a file, on its way to being registered for DMA by a device.
+#[derive(Debug)]
+pub struct UserMemory {
+    memory: SharedMemory,
+    offset: u64,
+}
+
+impl UserMemory {
+    /// Maps `len` bytes of a memfd (also one of huge pages), from `offset` on, once more into this
+    /// process; both are multiples of the page size, and the file is sealed against shrinking. The fd is
+    /// duplicated. The device gets the same memory by its file, which is what any backend can reach.
+    ///
+    /// # Errors
+    /// As for [`SharedMemory::map`].
+    ///
+    /// # Safety
+    /// [`DmaBuffer`](super::DmaBuffer)s over this memory can be seen as Rust slices. While one is in the
+    /// program's hands, nobody else may write to its bytes, and while it is borrowed mutably nobody else
+    /// may read them: not through another map of the file, in this process or in another, and not by
+    /// write(2). Bytes that are in no buffer are not touched, and may be used in any way.
+    pub unsafe fn map(fd: BorrowedFd<'_>, offset: u64, len: u64) -> Result<Self> {
+        SharedMemory::map(fd, offset, len).map(|memory| Self { memory, offset })
+    }
+
+    /// Bytes.
+    pub fn len(&self) -> usize {
+        self.memory.len()
+    }
+
+    /// Never true: it has at least one page.
+    pub fn is_empty(&self) -> bool {
+        self.memory.is_empty()
+    }
+
+    pub(super) fn into_parts(self) -> (SharedMemory, u64) {
+        (self.memory, self.offset)
+    }
+}
+
 impl Drop for SharedMemory {
     fn drop(&mut self) {
         // In a forked child the range is not mapped (DONTFORK) and may hold something else by now.

@@ -21,5 +21,5 @@ mod secret;
 
 pub use arena::{Arena, ArenaOptions, DEFAULT_ARENA_BYTES, DmaBuffer};
 pub use fork::{Epoch, ForkPage};
-pub use memory::SharedMemory;
+pub use memory::{SharedMemory, UserMemory};
 pub use secret::Secret;

@@ -4,22 +4,26 @@
 //! the device has it and is zeroised when it comes back, since it held a key:
 //!
 //! ```text
-//!   0          72                 144     192     208
-//!   | request  | key (up to 64)   |       | reply |
+//!   0          72              176     192
+//!   | request  | key (to 104)  | reply |          most commands
+//!
+//!   0          72                              4176    4192
+//!   | request  | key (to 4096)                 | reply |    those with a longer key: RSA, some HMACs
 //! ```
+//!
+//! What a session of each kind takes is in `create.rs`.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use zerocopy::{FromBytes, IntoBytes};
+use zerocopy::FromBytes;
 use zeroize::Zeroize;
 
-use super::config::algorithm_of;
-use super::status;
-use super::wire::{self, CreateCipherSession, DestroySession, SessionReply, opcode, operation};
+use super::wire::{ControlHeader, SessionReply};
+use super::{create, status};
 use crate::dma::{Arena, DmaBuffer};
-use crate::engine::{DeviceStatus, Direction, Session};
+use crate::engine::{DeviceStatus, Purpose, Session};
 use crate::error::{Error, Lie, Result};
 use crate::virtqueue::{Completer, Descriptor, SplitRing, Submitter};
 
@@ -28,14 +32,27 @@ pub(super) const SHIFT: u32 = 1;
 /// Descriptors of the control ring that are used: up to 8 commands at once.
 pub(super) const RING: u16 = 16;
 
-const REPLY: usize = 192;
-const BUFFER: usize = REPLY + size_of::<SessionReply>();
+/// Where the reply stands in a small buffer, and in a large one.
+const SMALL: usize = 176;
+const LARGE: usize = create::REQUEST + 4096 + 8;
+const REPLY_LEN: usize = size_of::<SessionReply>();
+const _: () = assert!(size_of::<ControlHeader>() + 56 == create::REQUEST && LARGE.is_multiple_of(16));
 
 /// What was asked of the device.
 #[derive(Debug)]
 pub(super) enum Command {
     Create(Arc<Session>),
-    Destroy(u64),
+    Destroy(Purpose, u64),
+}
+
+impl Command {
+    /// Where the reply stands: after room for the key.
+    fn reply(&self) -> usize {
+        match self {
+            Self::Create(session) if create::REQUEST + session.spec().key.len() > SMALL => LARGE,
+            Self::Create(_) | Self::Destroy(..) => SMALL,
+        }
+    }
 }
 
 /// What the device answered.
@@ -62,8 +79,9 @@ pub(super) struct Control {
     arena: Arc<Arena>,
     /// Commands that the ring had no room for.
     waiting: VecDeque<Command>,
-    /// Buffers for the next commands. They are never given back to the arena while the device is in
-    /// use: that would run waiters for room, under the lock of this queue.
+    /// Buffers for the next commands, of two sizes: at most as many of each as the ring holds commands.
+    /// They are never given back to the arena while the device is in use: that would run waiters for
+    /// room, under the lock of this queue.
     spare: Vec<DmaBuffer>,
     /// Commands that were answered by a lie.
     unanswered: Vec<Command>,
@@ -95,7 +113,10 @@ impl Control {
 
     fn flush(&mut self) -> Result<()> {
         while let Some(command) = self.waiting.pop_front() {
-            let buffer = match self.spare.pop().map_or_else(|| self.arena.buffer(BUFFER), Ok) {
+            let len = command.reply() + REPLY_LEN;
+            let spare = self.spare.iter().position(|spare| spare.len() == len);
+            let spare = spare.map(|place| self.spare.swap_remove(place));
+            let buffer = match spare.map_or_else(|| self.arena.buffer(len), Ok) {
                 Ok(buffer) => buffer,
                 Err(Error::NoRoom(_)) => {
                     self.waiting.push_front(command);
@@ -121,11 +142,15 @@ impl Control {
             self.spare.push(buffer);
             return Some(command);
         }
+        let at = command.reply();
         buffer.fill(0);
         // Not in the specification: a device that answers without writing is found out.
-        buffer[REPLY..].fill(0xff);
-        let (readable, writable) = fill(&mut buffer, &command);
-        let (request, reply) = (buffer.iova(), buffer.iova() + REPLY as u64);
+        buffer[at..].fill(0xff);
+        let (readable, writable) = match &command {
+            Command::Create(session) => (create::fill(&mut buffer[..at], session.spec()), REPLY_LEN as u32),
+            Command::Destroy(purpose, id) => (create::fill_destroy(&mut buffer[..at], *purpose, *id), 1),
+        };
+        let (request, reply) = (buffer.iova(), buffer.iova() + at as u64);
         let mut left = None;
         self.submitter.burst_unchecked(|burst| match burst.vacancy() {
             None => left = Some((command, buffer)),
@@ -157,8 +182,8 @@ impl Control {
             usize::from(RING),
             |_, id, len, entry| {
                 let capacity = match entry.command {
-                    Command::Create(_) => size_of::<SessionReply>() as u32,
-                    Command::Destroy(_) => 1,
+                    Command::Create(_) => REPLY_LEN as u32,
+                    Command::Destroy(..) => 1,
                 };
                 if len > capacity { Err(Lie::Length { id, len, capacity }) } else { Ok(id) }
             },
@@ -221,45 +246,12 @@ pub(super) struct Left {
     spare: Vec<DmaBuffer>,
 }
 
-/// Writes the request; returns the lengths of its readable and writable part.
-fn fill(buffer: &mut DmaBuffer, command: &Command) -> (u32, u32) {
-    match command {
-        Command::Create(session) => {
-            let spec = session.spec();
-            let mut request = CreateCipherSession::default();
-            let algorithm = algorithm_of(spec.cipher);
-            request.header.opcode = opcode::CIPHER_CREATE_SESSION.into();
-            request.header.algo = algorithm.into();
-            request.algo = algorithm.into();
-            request.key_len = (spec.key.len() as u32).into();
-            request.op = match spec.direction {
-                Direction::Encrypt => operation::ENCRYPT,
-                Direction::Decrypt => operation::DECRYPT,
-            }
-            .into();
-            request.op_type = wire::SYM_OP_CIPHER.into();
-            let bytes = request.as_bytes();
-            let end = bytes.len() + spec.key.len();
-            buffer[..bytes.len()].copy_from_slice(bytes);
-            buffer[bytes.len()..end].copy_from_slice(&spec.key);
-            (end as u32, size_of::<SessionReply>() as u32)
-        }
-        Command::Destroy(id) => {
-            let mut request = DestroySession::default();
-            request.header.opcode = opcode::CIPHER_DESTROY_SESSION.into();
-            request.session_id = (*id).into();
-            let bytes = request.as_bytes();
-            buffer[..bytes.len()].copy_from_slice(bytes);
-            (bytes.len() as u32, 1)
-        }
-    }
-}
-
 /// Reads the reply; the error is a status that the specification does not have.
 fn answer(buffer: &DmaBuffer, command: Command) -> Result<Answer, (Command, u8)> {
+    let at = command.reply();
     match command {
         Command::Create(session) => {
-            let reply = SessionReply::read_from_bytes(&buffer[REPLY..BUFFER]).unwrap_or_default();
+            let reply = SessionReply::read_from_bytes(&buffer[at..at + REPLY_LEN]).unwrap_or_default();
             let status = reply.status.get();
             match u8::try_from(status).ok().and_then(status::decode) {
                 Some(DeviceStatus::Ok) => Ok(Answer::Created(session, reply.session_id.get())),
@@ -268,9 +260,9 @@ fn answer(buffer: &DmaBuffer, command: Command) -> Result<Answer, (Command, u8)>
             }
         }
         // Whatever a destroy is answered with, the session is not ours any more.
-        Command::Destroy(_) => match status::decode(buffer[REPLY]) {
+        Command::Destroy(..) => match status::decode(buffer[at]) {
             Some(_) => Ok(Answer::Destroyed),
-            None => Err((command, buffer[REPLY])),
+            None => Err((command, buffer[at])),
         },
     }
 }

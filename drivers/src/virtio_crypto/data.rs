@@ -1,4 +1,7 @@
-//! The data queues (5.9.7.4): a cipher request becomes a descriptor chain.
+//! The data queues (5.9.7.3): a request becomes a descriptor chain.
+//!
+//! Here stand the chains of plain ciphers on one buffer, which is what the hot path is made for; requests
+//! of other kinds bring a chain of their own (chain.rs).
 //!
 //! Each slot has a block of DMA memory that is prepared once; an operation writes only what changes:
 //!
@@ -17,12 +20,17 @@
 //! ring; without, the slot's four descriptors stand in the ring's own table. A request of no bytes
 //! skips descriptors 1 and 2: a zero-length descriptor is not allowed (2.7.5).
 //!
+//! A request with a chain of its own takes a slot all the same. While it is in flight the slot's
+//! descriptors in the ring are the request's; the complete half puts the slot's own back before the slot
+//! is free again.
+//!
 //! What was written to a slot is never read back, for the device could have changed it.
 
 use std::mem::offset_of;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
+use super::chain::ChainJob;
 use super::status;
 use super::wire::{self, CipherRequest};
 use crate::dma::DmaBuffer;
@@ -43,7 +51,7 @@ const _: () = assert!(REQUEST + size_of::<CipherRequest>() == IV && IV + 16 == S
 
 /// What stands in the status byte until the device writes it. Not in the specification, so a
 /// completion without a status is a lie.
-const NOT_WRITTEN: u8 = 0xff;
+pub(super) const NOT_WRITTEN: u8 = 0xff;
 
 /// A piece of DMA memory: where the device finds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +73,7 @@ pub struct CipherJob {
     source: u64,
     destination: u64,
     len: u32,
+    limit: u32,
 }
 
 impl CipherJob {
@@ -90,25 +99,26 @@ impl CipherJob {
             source: source.iova.to_le(),
             destination: destination.iova.to_le(),
             len: source.len,
+            // Destination and status, and one more.
+            limit: source.len.saturating_add(2),
         }
     }
 
-    /// Bytes of source, and of destination.
+    /// For [`Entry::limit`].
     #[inline(always)]
-    pub fn len(&self) -> u32 {
-        self.len
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
+    pub fn limit(&self) -> u32 {
+        self.limit
     }
 }
 
 /// What the queue has to know of a caller's entry.
 pub trait Entry {
-    /// Bytes that the device may write for it, the status byte not counted.
-    fn writable(&self) -> u32;
+    /// One more than the bytes that the device may write for it, the status byte counted:
+    /// [`CipherJob::limit`]. 0 says that the entry has a [chain](Self::chain) of its own.
+    fn limit(&self) -> u32;
+
+    /// The chain of its own that it was [put in with](DataVacancy::write_chain).
+    fn chain(&self) -> Option<&ChainJob>;
 }
 
 /// The blocks of all slots.
@@ -121,15 +131,38 @@ pub(super) struct Blocks {
     next_step: u64,
     count: usize,
     base: NonNull<u8>,
+    iova: u64,
+    /// The ring's own table.
+    ring: NonNull<u8>,
+    indirect: bool,
 }
 
-// SAFETY: plain DMA memory, alive as long as `memory` (and, without indirect tables, as the ring,
-// which the queue halves keep). A slot's block is written by the submit half while the slot is
+// SAFETY: plain DMA memory, alive as long as `memory` and as the ring, which the queue halves keep. A slot's block is written by the submit half while the slot is
 // free, and its status byte is read by the complete half while it is in flight, both by raw
 // volatile access. Who else writes: the device, the status byte.
 unsafe impl Send for Blocks {}
 // SAFETY: as for Send.
 unsafe impl Sync for Blocks {}
+
+/// A slot's own chain in the block at `block`, in descriptors from `first` on.
+fn chain_of(block: u64, first: u16) -> [Descriptor; CHAIN] {
+    let part = |index: u16, address: u64, len: usize, flags: u16| {
+        let next = if flags & Descriptor::NEXT != 0 { first + index + 1 } else { 0 };
+        Descriptor { address, len: len as u32, flags, next }
+    };
+    [
+        part(0, block + REQUEST as u64, size_of::<CipherRequest>() + 16, Descriptor::NEXT),
+        part(1, 0, 0, Descriptor::NEXT),
+        part(2, 0, 0, Descriptor::NEXT | Descriptor::WRITE),
+        part(3, block + STATUS as u64, 1, Descriptor::WRITE),
+    ]
+}
+
+/// The descriptor that leads to a slot's own table.
+fn table_of(block: u64) -> Descriptor {
+    let len = (CHAIN * Descriptor::SIZE) as u32;
+    Descriptor { address: block, len, flags: Descriptor::INDIRECT, next: 0 }
+}
 
 impl Blocks {
     /// Bytes for `count` slots.
@@ -155,27 +188,17 @@ impl Blocks {
         for slot in 0..count {
             let at = usize::from(slot) * BLOCK;
             let block = iova + at as u64;
-            let chain = [
-                (block + REQUEST as u64, (size_of::<CipherRequest>() + 16) as u32, Descriptor::NEXT),
-                (0, 0, Descriptor::NEXT),
-                (0, 0, Descriptor::NEXT | Descriptor::WRITE),
-                (block + STATUS as u64, 1, Descriptor::WRITE),
-            ];
-            let first = if indirect { 0 } else { slot << CHAIN_SHIFT };
-            for (index, (address, len, flags)) in (0..).zip(chain) {
-                let next = if flags & Descriptor::NEXT != 0 { first + index + 1 } else { 0 };
-                let descriptor = Descriptor { address, len, flags, next };
-                if indirect {
-                    let place = at + usize::from(index) * Descriptor::SIZE;
-                    memory[place..place + Descriptor::SIZE].copy_from_slice(&descriptor.to_bytes());
-                } else {
-                    ring.set_descriptor(first + index, descriptor);
-                }
-            }
             if indirect {
-                let len = (CHAIN * Descriptor::SIZE) as u32;
-                let table = Descriptor { address: block, len, flags: Descriptor::INDIRECT, next: 0 };
-                ring.set_descriptor(slot, table);
+                for (index, descriptor) in chain_of(block, 0).into_iter().enumerate() {
+                    let place = at + index * Descriptor::SIZE;
+                    memory[place..place + Descriptor::SIZE].copy_from_slice(&descriptor.to_bytes());
+                }
+                ring.set_descriptor(slot, table_of(block));
+            } else {
+                let first = slot << CHAIN_SHIFT;
+                for (index, descriptor) in (first..).zip(chain_of(block, first)) {
+                    ring.set_descriptor(index, descriptor);
+                }
             }
             let op_type = at + REQUEST + offset_of!(CipherRequest, op_type);
             memory[op_type..op_type + 4].copy_from_slice(&wire::SYM_OP_CIPHER.to_le_bytes());
@@ -184,7 +207,8 @@ impl Blocks {
         let (tables, stride) =
             if indirect { (base, BLOCK) } else { (ring.table(), CHAIN * Descriptor::SIZE) };
         let next_step = if indirect { 0 } else { (CHAIN as u64) << 48 };
-        Ok(Self { memory, tables, stride, next_step, count: count.into(), base })
+        let ring = ring.table();
+        Ok(Self { memory, tables, stride, next_step, count: count.into(), base, iova, ring, indirect })
     }
 
     /// Writes the operation into slot `slot`, which is free.
@@ -218,6 +242,70 @@ impl Blocks {
             block.add(IV + 8).cast::<u64>().write_volatile(job.iv[1]);
             block.add(STATUS).write_volatile(NOT_WRITTEN);
         }
+    }
+
+    /// Points slot `slot`, which is free, to a chain of the request's own.
+    #[inline(never)]
+    fn write_chain(&self, slot: u16, job: &mut ChainJob, session_id: u64, ring: &SplitRing) {
+        job.arm(session_id);
+        if self.indirect {
+            return ring.put_descriptor(slot, job.table());
+        }
+        let first = slot << CHAIN_SHIFT;
+        // No more than CHAIN: the job was made for this queue.
+        for (index, descriptor) in (first..).zip(job.chain()).take(CHAIN) {
+            let next = if descriptor.flags & Descriptor::NEXT != 0 { first + descriptor.next } else { 0 };
+            ring.put_descriptor(index, Descriptor { next, ..*descriptor });
+        }
+    }
+
+    /// Looks at a completion of slot `slot` that the hot path did not take: one with a chain of its own,
+    /// or a lie.
+    ///
+    /// # Safety
+    /// `slot` is below the count.
+    #[inline(never)]
+    unsafe fn inspect_other<T: Entry>(
+        &self,
+        slot: u16,
+        id: u32,
+        len: u32,
+        entry: &T,
+    ) -> Result<DeviceStatus, Lie> {
+        let Some(chain) = entry.chain() else {
+            return Err(Lie::Length { id, len, capacity: entry.limit().saturating_sub(1) });
+        };
+        let status = chain.inspect(id, len)?;
+        // SAFETY: as the caller says.
+        unsafe { self.restore(slot) };
+        Ok(status)
+    }
+
+    /// Puts the descriptors of slot `slot` back that a chain of a request's own has replaced. The device
+    /// has returned the chain, and the slot is not free yet.
+    ///
+    /// # Safety
+    /// `slot` is below the count.
+    unsafe fn restore(&self, slot: u16) {
+        debug_assert!(usize::from(slot) < self.count);
+        let block = self.iova + u64::from(slot) * BLOCK as u64;
+        let put = |index: u16, descriptor: Descriptor| {
+            let (address, tail) =
+                (descriptor.address, Descriptor::tail(descriptor.len, descriptor.flags, descriptor.next));
+            // SAFETY: the ring's table has a descriptor for each slot, or CHAIN for each slot, aligned to
+            // 16. The device reads it only when the slot is published again, after the submit half has
+            // found it free. One that writes here all the same harms its own requests.
+            unsafe {
+                let place = self.ring.add(usize::from(index) * Descriptor::SIZE).cast::<u64>();
+                place.write_volatile(address.to_le());
+                place.add(1).write_volatile(tail.to_le());
+            }
+        };
+        if self.indirect {
+            return put(slot, table_of(block));
+        }
+        let first = slot << CHAIN_SHIFT;
+        (first..).zip(chain_of(block, first)).for_each(|(index, descriptor)| put(index, descriptor));
     }
 
     /// Reads the status byte of slot `slot`, once.
@@ -289,9 +377,9 @@ impl<T> DataSubmitter<T> {
     ///
     /// Afterwards there may be [`withdrawn`](Self::withdrawn) entries.
     #[inline(always)]
-    pub fn burst_unchecked<R>(&mut self, f: impl FnOnce(&mut CipherBurst<'_, '_, T>) -> R) -> R {
+    pub fn burst_unchecked<R>(&mut self, f: impl FnOnce(&mut DataBurst<'_, '_, T>) -> R) -> R {
         let blocks = &*self.blocks;
-        self.ring.burst_unchecked(|burst| f(&mut CipherBurst { burst, blocks }))
+        self.ring.burst_unchecked(|burst| f(&mut DataBurst { burst, blocks }))
     }
 
     /// Whether there are withdrawn entries.
@@ -307,33 +395,40 @@ impl<T> DataSubmitter<T> {
     }
 }
 
-/// A burst of cipher requests.
-pub struct CipherBurst<'a, 'b, T> {
+/// A burst of requests.
+pub struct DataBurst<'a, 'b, T> {
     burst: &'a mut Burst<'b, T, SplitRing>,
     blocks: &'a Blocks,
 }
 
-impl<T> CipherBurst<'_, '_, T> {
+impl<T> DataBurst<'_, '_, T> {
     /// A free slot, or `None`: the ring is full.
     #[inline(always)]
-    pub fn vacancy(&mut self) -> Option<CipherVacancy<'_, T>> {
+    pub fn vacancy(&mut self) -> Option<DataVacancy<'_, T>> {
         let blocks = self.blocks;
-        self.burst.vacancy().map(|vacancy| CipherVacancy { vacancy, blocks })
+        self.burst.vacancy().map(|vacancy| DataVacancy { vacancy, blocks })
     }
 }
 
 /// A free slot, on its way to be filled.
-pub struct CipherVacancy<'a, T> {
+pub struct DataVacancy<'a, T> {
     vacancy: Vacancy<'a, T, SplitRing>,
     blocks: &'a Blocks,
 }
 
-impl<T> CipherVacancy<'_, T> {
+impl<T> DataVacancy<'_, T> {
     /// Writes `job`, for a live session, into the slot.
     #[inline(always)]
     pub fn write(&mut self, job: &CipherJob, session_id: u64) {
         // SAFETY: the slot is below the queue's capacity, which is the number of blocks (`halves`).
         unsafe { self.blocks.write(self.vacancy.slot(), job, session_id) };
+    }
+
+    /// Points the slot to a chain of the request's own, for a live session. The entry that is committed
+    /// has the chain, and a limit of 0.
+    #[inline]
+    pub fn write_chain(&mut self, job: &mut ChainJob, session_id: u64) {
+        self.blocks.write_chain(self.vacancy.slot(), job, session_id, self.vacancy.memory());
     }
 
     /// Puts `entry`, which holds the buffers of the job that was written, beside it. It is published
@@ -364,9 +459,9 @@ impl<T: Entry> DataCompleter<T> {
         self.ring.drain(
             budget,
             |slot, id, len, entry: &T| {
-                let capacity = entry.writable() + 1;
-                if len > capacity {
-                    return Err(Lie::Length { id, len, capacity });
+                if len >= entry.limit() {
+                    // SAFETY: as below.
+                    return unsafe { blocks.inspect_other(slot, id, len, entry) };
                 }
                 // SAFETY: the ring gives slots below its capacity, the number of blocks (`halves`).
                 let byte = unsafe { blocks.status(slot) };

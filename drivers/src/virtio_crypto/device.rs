@@ -3,7 +3,7 @@
 use std::fmt;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use crossbeam_queue::SegQueue;
@@ -16,7 +16,7 @@ use super::queues::Interrupts;
 use super::sessions::Sessions;
 use super::{status as status_byte, wire};
 use crate::dma::{Arena, ForkPage};
-use crate::engine::{Capabilities, Cipher, Engine, EventSources, Session, SessionSpec, SessionState};
+use crate::engine::{Algorithm, Capabilities, Engine, EventSources, Session, SessionSpec, SessionState};
 use crate::error::{Error, Result};
 use crate::room::Room;
 use crate::virtio::Transport;
@@ -30,6 +30,8 @@ pub struct VirtioCrypto {
     pub(super) transport: Transport,
     pub(super) limit: Duration,
     pub(super) arena: Arc<Arena>,
+    /// Memory of the program's own that the device can reach.
+    pub(super) adopted: Mutex<Vec<Weak<Arena>>>,
     pub(super) room: Arc<Room>,
     pub(super) wake: Arc<Wake>,
     pub(super) wake_event: Arc<EventFd>,
@@ -38,6 +40,8 @@ pub struct VirtioCrypto {
     pub(super) interrupts: Interrupts,
     pub(super) offer: Offer,
     pub(super) queue_depth: u32,
+    /// The most descriptors of a chain.
+    pub(super) longest_chain: usize,
     pub(super) sessions: Mutex<Sessions>,
     /// What was agreed on when it was opened.
     pub(super) agreed: Agreed,
@@ -83,6 +87,10 @@ impl VirtioCrypto {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub(super) fn adopted(&self) -> MutexGuard<'_, Vec<Weak<Arena>>> {
+        self.adopted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn check_up(&self) -> Result<()> {
         if self.fork.is_child() {
             return Err(Error::Forked);
@@ -103,7 +111,7 @@ impl VirtioCrypto {
         if let Some(id) = session.live_id() {
             session.set(SessionState::Absent);
             tracing::debug!(device = self.address(), session = id, "destroying a session");
-            self.send(Command::Destroy(id));
+            self.send(Command::Destroy(session.spec().purpose, id));
         }
     }
 
@@ -124,6 +132,7 @@ impl VirtioCrypto {
                     Answer::Created(session, id) => {
                         tracing::debug!(device = self.address(), session = id, spec = ?session.spec(), "session created");
                         session.set_live(id);
+                        self.sessions().note_live();
                         let lost = session.lost.swap(false, Ordering::Relaxed);
                         self.sessions_restored.fetch_add(lost.into(), Ordering::Relaxed);
                     }
@@ -151,13 +160,18 @@ impl VirtioCrypto {
     }
 
     /// The device did not create a session: full, or unwilling. Where an idle session can make room
-    /// it does (some devices say ERR where they mean NOSPC); a status that says "never" is kept.
+    /// it does (some devices say ERR where they mean NOSPC); what is clear is kept.
     fn not_created(&self, session: &Arc<Session>, status: u32) {
-        let full = status == u32::from(wire::status::NOSPC) || status == u32::from(wire::status::ERR);
-        let (evicted, others) = {
+        let no_space = status == u32::from(wire::status::NOSPC);
+        let unclear = status == u32::from(wire::status::ERR);
+        let refusals = session.refusals.load(Ordering::Relaxed).saturating_add(1);
+        session.refusals.store(refusals, Ordering::Relaxed);
+        let (evicted, others, most) = {
             let mut sessions = self.sessions();
-            let evicted = if full { sessions.evict() } else { None };
-            (evicted, sessions.live().count())
+            // Where room was made and it did not help, it is not for want of room. Twice, for another
+            // session may have taken the first.
+            let evict = no_space || unclear && refusals <= 2;
+            (if evict { sessions.evict() } else { None }, sessions.live().count(), sessions.most_live)
         };
         let name = status_byte::name(status);
         if let Some(evicted) = evicted {
@@ -172,9 +186,11 @@ impl VirtioCrypto {
             return self.send(Command::Create(Arc::clone(session)));
         }
         // A device that says "no room" means for the moment, whoever has the room. One that says ERR may
-        // mean the same, as QEMU's does, if it has taken others, or this one before.
+        // mean the same, as QEMU's does: if it has taken this one before, or holds as many as it ever did,
+        // or has not said so often.
+        let full = others > 0 && (others >= most || refusals <= 2);
         let proven = session.proven.load(Ordering::Relaxed);
-        if status == u32::from(wire::status::NOSPC) || full && (others > 0 || proven) {
+        if no_space || unclear && (full || proven) {
             tracing::debug!(
                 device = self.address(),
                 name,
@@ -184,20 +200,26 @@ impl VirtioCrypto {
             session.set(SessionState::Absent);
             return;
         }
-        let cipher = session.spec().cipher;
-        tracing::warn!(device = self.address(), %cipher, status, name, "the device refuses a session");
+        let algorithm = session.spec().purpose.algorithm();
+        tracing::warn!(device = self.address(), %algorithm, status, name, "the device refuses a session");
         session.set(SessionState::Refused);
         if status == u32::from(wire::status::NOTSUPP) {
-            self.sessions().refused.insert(cipher);
+            self.sessions().refused.insert(algorithm);
         }
     }
 
-    fn offered(&self) -> Vec<Cipher> {
+    /// Those of `all` that have not been refused.
+    fn left<T: Copy>(&self, all: &[T], algorithm: impl Fn(T) -> Algorithm) -> Vec<T> {
         if self.fork.is_child() {
             return Vec::new(); // The lock may be held by a thread that is not there.
         }
         let sessions = self.sessions();
-        self.offer.ciphers.iter().copied().filter(|cipher| !sessions.refused.contains(cipher)).collect()
+        all.iter().copied().filter(|one| !sessions.refused.contains(&algorithm(*one))).collect()
+    }
+
+    fn not_offered(&self, algorithm: Algorithm) -> Error {
+        let offered = self.offer.like(algorithm, &self.sessions().refused);
+        Error::NotOffered { asked: algorithm.to_string(), offered }
     }
 }
 
@@ -212,11 +234,23 @@ impl Engine for VirtioCrypto {
 
     fn capabilities(&self) -> Capabilities {
         Capabilities {
-            ciphers: self.offered(),
+            ciphers: self.left(&self.offer.ciphers, Algorithm::Cipher),
+            hashes: self.left(&self.offer.hashes, Algorithm::Hash),
+            macs: self.left(&self.offer.macs, Algorithm::Mac),
+            aeads: self.left(&self.offer.aeads, Algorithm::Aead),
+            rsa: self.left(&self.offer.rsa, Algorithm::Rsa),
+            max_mac_key: self.offer.max_mac_key,
             max_request: self.offer.max_request,
+            max_size: self.offer.max_size,
+            // Less header, associated data and status.
+            max_pieces: if self.agreed.indirect { self.longest_chain - 3 } else { self.longest_chain - 2 },
             queues: self.offer.data_queues,
             queue_depth: self.queue_depth,
         }
+    }
+
+    fn longest_chain(&self) -> usize {
+        self.longest_chain
     }
 
     fn arena(&self) -> &Arc<Arena> {
@@ -254,13 +288,19 @@ impl Engine for VirtioCrypto {
     }
 
     fn session(&self, spec: SessionSpec) -> Result<Arc<Session>> {
-        let cipher = spec.cipher;
-        cipher.check_key(spec.key.len())?;
-        let offered = self.offered();
-        if !offered.contains(&cipher) {
-            let names: Vec<_> = offered.iter().map(|cipher| cipher.name()).collect();
-            let offered = if names.is_empty() { "no cipher at all".to_owned() } else { names.join(", ") };
-            return Err(Error::NotOffered { asked: cipher.to_string(), offered });
+        let algorithm = spec.purpose.algorithm();
+        if self.fork.is_child() {
+            return Err(Error::Forked);
+        }
+        if !self.offer.has(algorithm) || self.sessions().refused.contains(&algorithm) {
+            return Err(self.not_offered(algorithm));
+        }
+        let (len, most) = (spec.key.len(), self.offer.max_mac_key);
+        if matches!(algorithm, Algorithm::Mac(_)) && len > most {
+            return Err(Error::Invalid(format!(
+                "a key of {len} bytes is too long for {algorithm} on this device, which takes up to {most}; \
+                 a longer key of an HMAC can be replaced by its hash (RFC 2104)"
+            )));
         }
         // Also while it is being reset, or done by software: nothing is asked of it here.
         let (session, evicted) = self.sessions().get(spec);
@@ -288,10 +328,7 @@ impl Engine for VirtioCrypto {
             match session.state() {
                 SessionState::Live => return Ok(()),
                 SessionState::Refused => {
-                    return Err(Error::NotOffered {
-                        asked: session.spec().cipher.to_string(),
-                        offered: self.offered().iter().map(|c| c.name()).collect::<Vec<_>>().join(", "),
-                    });
+                    return Err(self.not_offered(session.spec().purpose.algorithm()));
                 }
                 SessionState::Absent => self.start_session(session)?,
                 SessionState::Creating => {}
@@ -358,6 +395,18 @@ impl Engine for VirtioCrypto {
             tracing::warn!(device = self.address(), session = id, "the device has lost a session");
             session.lost.store(true, Ordering::Relaxed);
         }
+    }
+
+    fn refused(&self, algorithm: Algorithm) {
+        if self.sessions().refused.insert(algorithm) {
+            tracing::warn!(device = self.address(), %algorithm, "the device does not do what it offers");
+        }
+    }
+
+    fn adopt(&self, memory: &Arc<Arena>) {
+        let mut adopted = self.adopted();
+        adopted.retain(|memory| memory.strong_count() > 0);
+        adopted.push(Arc::downgrade(memory));
     }
 
     fn sessions_restored(&self) -> u64 {

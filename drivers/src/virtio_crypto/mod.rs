@@ -3,10 +3,11 @@
 //! ```text
 //!   VirtioCrypto          opens the device, implements Engine
 //!     config              what the device offers
-//!     control             the control queue: sessions are created and destroyed there
+//!     control, create     the control queue: sessions are created and destroyed there
 //!     sessions            sessions cached by key
 //!     queues              making the rings, routing the interrupts
-//!     data                the data queues: a cipher request becomes a descriptor chain
+//!     data                the data queues: a plain cipher becomes a descriptor chain
+//!     chain               requests of other kinds, with a chain of their own
 //!     wire                structures as the device sees them
 //!     open                opening the device
 //!     recover             standstill and return, after a fault and at the end
@@ -15,8 +16,10 @@
 //!
 //! The fixed-size session-mode layout is used: no revision or stateless feature bit is negotiated.
 
+mod chain;
 mod config;
 mod control;
+mod create;
 mod data;
 mod device;
 mod open;
@@ -26,7 +29,8 @@ mod sessions;
 mod status;
 pub mod wire;
 
-pub use data::{CipherBurst, CipherJob, CipherVacancy, DataCompleter, DataSubmitter, Entry, Place};
+pub use chain::{ChainJob, ChainOperation};
+pub use data::{CipherJob, DataBurst, DataCompleter, DataSubmitter, DataVacancy, Entry, Place};
 pub use device::VirtioCrypto;
 pub use open::OpenOptions;
 pub use queues::DataQueue;

@@ -20,6 +20,9 @@ use crate::virtio::{Transport, feature, status};
 use crate::virtqueue::Wake;
 use crate::wait::{self, EventSignal};
 
+/// QEMU takes no longer chains, whatever the queue's size (VIRTQUEUE_MAX_SIZE).
+const LONGEST_TABLE: usize = 1024;
+
 /// A device that is being set up: dropped on the way, it is made still.
 struct Undo<'a> {
     transport: &'a Transport,
@@ -83,6 +86,13 @@ impl Agreed {
     /// log2 of the descriptors that a slot has in the ring itself.
     pub(super) fn shift(&self) -> u32 {
         if self.indirect { 0 } else { data::CHAIN_SHIFT }
+    }
+
+    /// The most descriptors of a chain: in a table of its own no more than the queue has (2.7.5.3.1), nor
+    /// than QEMU takes; in the ring itself those of the slot.
+    fn longest_chain(&self) -> usize {
+        let smallest = self.sizes.iter().copied().min().unwrap_or(0);
+        if self.indirect { usize::from(smallest).min(LONGEST_TABLE) } else { data::CHAIN }
     }
 }
 
@@ -162,6 +172,7 @@ impl VirtioCrypto {
             });
         }
         std::mem::forget(undo);
+        let longest_chain = agreed.longest_chain();
         let queue_depth = queues.iter().map(|(submitter, _)| submitter.capacity()).min().unwrap_or(0);
         tracing::info!(
             device = function.address(),
@@ -176,6 +187,7 @@ impl VirtioCrypto {
         let device = Arc::new(Self {
             limit: options.limit,
             arena,
+            adopted: Mutex::default(),
             room,
             wake,
             wake_event,
@@ -184,6 +196,7 @@ impl VirtioCrypto {
             interrupts,
             offer,
             queue_depth,
+            longest_chain,
             sessions: Mutex::default(),
             agreed,
             control: Mutex::new(ControlQueue::Up(control)),

@@ -1,7 +1,7 @@
 //! Standstill and return: what a fault, and the end, ask of the device.
 
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use super::config::Offer;
@@ -90,7 +90,7 @@ impl VirtioCrypto {
         let mut destroys = Vec::new();
         let mut creates = Vec::new();
         for session in held.iter().chain(&idle) {
-            destroys.extend(session.live_id().map(Command::Destroy));
+            destroys.extend(session.live_id().map(|id| Command::Destroy(session.spec().purpose, id)));
         }
         idle.iter().for_each(|session| session.set(SessionState::Absent));
         for session in held {
@@ -103,7 +103,7 @@ impl VirtioCrypto {
         let waiting = std::mem::take(&mut left.waiting);
         for command in waiting.into_iter().chain(std::iter::from_fn(|| self.commands.pop())) {
             match command {
-                Command::Destroy(_) => destroys.push(command),
+                Command::Destroy(..) => destroys.push(command),
                 Command::Create(_) => creates.push(command),
             }
         }
@@ -130,11 +130,11 @@ impl VirtioCrypto {
             let mut late = Vec::new();
             let polled = control.poll(|answer| {
                 // Asked for before: it has to go as well.
-                if let Answer::Created(_, id) = answer {
-                    late.push(id);
+                if let Answer::Created(session, id) = answer {
+                    late.push(Command::Destroy(session.spec().purpose, id));
                 }
             });
-            let sent = late.into_iter().try_for_each(|id| control.send(Command::Destroy(id)));
+            let sent = late.into_iter().try_for_each(|command| control.send(command));
             match sent.and(polled) {
                 Ok(true) => {}
                 Ok(false) => std::thread::sleep(Duration::from_micros(20)),
@@ -179,6 +179,13 @@ impl VirtioCrypto {
         stopped
     }
 
+    /// Takes all memory from the device: its arena, and what the program has registered.
+    fn cut_off(&self) -> Result<()> {
+        let adopted = self.adopted().iter().filter_map(Weak::upgrade).collect::<Vec<_>>();
+        adopted.iter().try_for_each(|memory| memory.cut_off())?;
+        self.arena.cut_off()
+    }
+
     fn standstill(&self, patience: Duration) -> Result<()> {
         let function = self.transport.function();
         let health = self.check_health();
@@ -202,7 +209,7 @@ impl VirtioCrypto {
         // may be under way still.
         match function.dma_reach() {
             DmaReach::Physical => reset.and(cut),
-            DmaReach::Translated | DmaReach::Software => reset.or(cut).or_else(|_| self.arena.cut_off()),
+            DmaReach::Translated | DmaReach::Software => reset.or(cut).or_else(|_| self.cut_off()),
         }
     }
 }

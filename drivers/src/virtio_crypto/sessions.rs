@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crate::engine::{Cipher, Session, SessionSpec, SessionState};
+use crate::engine::{Algorithm, Session, SessionSpec, SessionState};
 
 /// Idle sessions that are kept at the device.
 const MOST_IDLE: usize = 64;
@@ -18,8 +18,10 @@ pub(super) struct Sessions {
     clock: u64,
     /// Number of sessions at which to look for those that can be forgotten.
     prune_at: usize,
-    /// Ciphers that the device offered and then refused.
-    pub(super) refused: HashSet<Cipher>,
+    /// The most that the device has held of ours at once.
+    pub(super) most_live: usize,
+    /// What the device offered and then refused.
+    pub(super) refused: HashSet<Algorithm>,
 }
 
 impl Sessions {
@@ -60,6 +62,11 @@ impl Sessions {
     /// Sessions that the device holds.
     pub(super) fn live(&self) -> impl Iterator<Item = &Arc<Session>> {
         self.by_key.values().filter(|session| session.state() == SessionState::Live)
+    }
+
+    /// One more is live.
+    pub(super) fn note_live(&mut self) {
+        self.most_live = self.most_live.max(self.live().count());
     }
 
     /// Sessions that the device holds: those that somebody has, and the idle ones, which are forgotten.
