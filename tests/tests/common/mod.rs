@@ -127,11 +127,11 @@ pub fn oracle(cipher: Cipher, direction: Direction, key: &[u8], iv: &[u8], data:
 }
 
 /// After sessions came and went, all memory is back, but for the spare buffers of its control queue:
-/// at most 8 of 256 bytes, which it keeps.
+/// at most 8 of 192 bytes, which it keeps.
 pub fn assert_all_back(device: &Device, free: usize) {
     let kept = free.checked_sub(device.free_bytes());
     assert!(
-        kept.is_some_and(|kept| kept <= 8 * 256 && kept.is_multiple_of(256)),
+        kept.is_some_and(|kept| kept <= 8 * 192 && kept.is_multiple_of(192)),
         "a buffer is lost: {kept:?} bytes"
     );
 }
