@@ -33,7 +33,8 @@ const MOST_TICKS: usize = 9;
 
 impl Values {
     /// A logarithmic axis for `values`: from one of 1, 2, 5, 10 ... to another, wide enough that small
-    /// differences do not look large, with a share `room` of it left free above the largest value.
+    /// differences do not look large, with a share `room` of it left free above the largest value,
+    /// and half of that below the smallest.
     pub(super) fn log(values: impl Iterator<Item = f64>, room: f64) -> Self {
         let (mut low, mut high) = (f64::INFINITY, 0f64);
         for value in values.filter(|value| *value > 0.0) {
@@ -50,6 +51,10 @@ impl Values {
             } else {
                 first -= 1;
             }
+        }
+        // Half of it below, for the mark of the smallest.
+        while low.log10() - step(first).log10() < room / 2.0 * span(first, last) {
+            first -= 1;
         }
         while step(last).log10() - high.log10() < room * span(first, last) {
             last += 1;
