@@ -11,6 +11,7 @@
 //!   virtio           the virtio PCI transport: capabilities, features, initialisation
 //!   virtqueue        a split ring in two halves, submitter and completer
 //!   virtio_crypto    the device: config, control queue, sessions, data queues
+//!   barrier          order as a device sees it, beyond that between threads
 //!   claim            counted references whose in-flight claim is part of the count
 //!   wait             sleeping until a device, a submitter or a timer wakes the poll thread
 //! ```
@@ -19,6 +20,7 @@
 
 pub mod address;
 pub mod algorithm;
+mod barrier;
 pub mod claim;
 pub mod clock;
 pub mod dma;

@@ -105,7 +105,7 @@ pub use thread::{Poller, PollerBuilder};
 #[cfg(feature = "sim")]
 pub use ringbell_sim as sim;
 
-/// The README's example, run as a test.
+/// The example of this package's README, run as a test.
 #[cfg(doctest)]
-#[doc = include_str!("../../README.md")]
+#[doc = include_str!("../README.md")]
 struct Readme;

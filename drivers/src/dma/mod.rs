@@ -22,4 +22,5 @@ mod secret;
 pub use arena::{Arena, ArenaOptions, DEFAULT_ARENA_BYTES, DmaBuffer};
 pub use fork::{Epoch, ForkPage};
 pub use memory::{SharedMemory, UserMemory};
+pub(crate) use memory::page_size;
 pub use secret::Secret;

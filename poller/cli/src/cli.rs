@@ -50,6 +50,7 @@ Examples:
   ringbell speed --size 64 --size 16k --threads 2 --device sim:queues=2
   ringbell speed --op aes-256-ctr --decrypt --ops 1000000 --json
   ringbell speed --device sim:compute=none --size 64 --in-flight 32 --phased
+  ringbell speed --size 64 --size 1k --size 16k --plot speed.svg
   ringbell speed --device sim:fault=needs-reset@10000 --json
 
 Every result is compared with one that was computed in software before, unless
@@ -112,6 +113,10 @@ pub(crate) struct SpeedArgs {
     /// When the device is failed, go on by software, and say for how many requests
     #[arg(long, conflicts_with = "phased")]
     pub(crate) failover: bool,
+
+    /// Draw latency percentiles and throughput by size into this file, as SVG; --phased: ticks by size
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) plot: Option<PathBuf>,
 
     /// Print one JSON object for each size
     #[arg(long)]

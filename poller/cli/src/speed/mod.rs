@@ -6,9 +6,11 @@
 //!   phased    one size without a poll thread: burst, device, drain; in TSC ticks
 //!   work      what is asked of the device, and what has to come out
 //!   report    one object or one line for each size
+//!   plot      all sizes as a figure
 //! ```
 
 mod phased;
+mod plot;
 mod report;
 mod run;
 mod work;
@@ -214,15 +216,20 @@ pub(crate) fn run(args: &SpeedArgs) -> Result<()> {
     let opened = Device::open_with(&device.text, &DeviceOptions::default())
         .map_err(|e| Error::library(&format!("open device {}", device.text), e))?;
     if args.op == "list" {
+        plot::refuse_with_list(args)?;
         return report::operations(args, &opened);
     }
     let plans = plans(args, &device, &opened)?;
     drop(opened);
+    let mut plot = plot::Plot::open(args)?;
     let mut report = report::Report::new(args.json);
     for plan in &plans {
         let measured =
             if plan.phased { phased::measure(plan, &interrupt)? } else { run::measure(plan, &interrupt)? };
         report.print(plan, &measured)?;
+        if let Some(plot) = &mut plot {
+            plot.add(plan, &measured);
+        }
         let attempted = || format!("vouch for {} with {} bytes", plan.op, plan.size);
         if let Some(why) = measured.trouble {
             return Err(Error::failed(attempted(), why));
@@ -231,7 +238,7 @@ pub(crate) fn run(args: &SpeedArgs) -> Result<()> {
             return Err(Error::failed("finish the measurement", "it was interrupted"));
         }
     }
-    Ok(())
+    plot.map_or(Ok(()), plot::Plot::finish)
 }
 
 fn plans(args: &SpeedArgs, device: &DeviceName, opened: &Device) -> Result<Vec<Plan>> {
