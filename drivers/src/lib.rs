@@ -11,6 +11,7 @@
 //!   virtqueue        a split ring in two halves, submitter and completer
 //!   virtio_crypto    the device: config, control queue, sessions, data queues
 //!   claim            counted references whose in-flight claim is part of the count
+//!   task             a task that waits for a claim's result, and its waker
 //!   wait             sleeping until a device, a submitter or a timer wakes the poll thread
 //! ```
 //!
@@ -27,6 +28,7 @@ pub mod pci;
 pub mod primitive;
 pub mod room;
 pub mod sysfs;
+pub mod task;
 #[cfg(not(ringbell_loom))]
 pub mod vfio;
 pub mod virtio;
