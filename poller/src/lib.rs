@@ -64,6 +64,7 @@ mod context;
 mod core;
 mod deliver;
 mod device;
+mod future;
 mod key;
 mod lane;
 mod manual;
@@ -71,15 +72,19 @@ mod owned;
 mod queue_lane;
 mod refusal;
 mod request;
+mod set;
 mod shared;
 mod software;
 mod state;
 mod stats;
 mod thread;
+mod unfinished;
+mod wait;
 
 pub use config::{Clock, DeviceOptions, IdlePolicy, ManualClock, PollerConfig};
 pub use context::{Delivery, Status, Target, WaitCtx};
 pub use device::Device;
+pub use future::{Ended, Running, RunningAlone, TaskCtx};
 pub use key::CipherKey;
 pub use manual::ManualPoller;
 pub use owned::{OwnedBurst, OwnedQueue};
@@ -88,9 +93,11 @@ pub use request::{Answer, Completion, Fault, Request};
 pub use ringbell_drivers::dma::{ArenaOptions, DEFAULT_ARENA_BYTES, DmaBuffer};
 pub use ringbell_drivers::engine::{Capabilities, Cipher, DeviceStatus, Direction, Mode};
 pub use ringbell_drivers::{Error, Result, address, clock};
+pub use set::{Next, RequestSet, RunAll};
 pub use state::DeviceState;
 pub use stats::Stats;
 pub use thread::{Poller, PollerBuilder};
+pub use unfinished::Unfinished;
 
 /// The simulator, for programs that step it by hand.
 #[cfg(feature = "sim")]

@@ -17,6 +17,8 @@ pub enum Reason {
     SessionPending,
     /// The context has a request in flight.
     ContextBusy,
+    /// The [`RequestSet`](crate::RequestSet) has as many as it holds.
+    SetFull,
     /// The IV has the wrong length.
     IvLength,
     /// The data is not a whole number of blocks.
@@ -45,7 +47,7 @@ impl Reason {
     /// The status that says the same.
     pub fn status(self) -> Status {
         match self {
-            Self::RingFull | Self::SessionPending | Self::Resetting => Status::Eagain,
+            Self::RingFull | Self::SessionPending | Self::Resetting | Self::SetFull => Status::Eagain,
             _ => Status::Err,
         }
     }
@@ -84,6 +86,7 @@ impl Refused {
         let len = self.request.input().len();
         match self.reason {
             Reason::RingFull => Error::NoRoom("a request in the ring"),
+            Reason::SetFull => Error::NoRoom("a request in the set: take out what has ended"),
             Reason::SessionPending => Error::NoRoom("the request: its session is still being created"),
             Reason::ContextBusy => {
                 Error::Invalid("the wait context has a request in flight; use another, or wait".to_owned())
