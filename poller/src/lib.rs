@@ -67,6 +67,7 @@ mod context;
 mod core;
 mod deliver;
 mod device;
+mod future;
 mod keys;
 mod lane;
 mod manual;
@@ -75,16 +76,20 @@ mod queue_lane;
 mod refusal;
 mod registration;
 mod request;
+mod set;
 mod shared;
 mod software;
 mod state;
 mod stats;
 mod thread;
+mod unfinished;
+mod wait;
 
 pub use buffers::Buffers;
 pub use config::{Clock, DeviceOptions, IdlePolicy, ManualClock, PollerConfig};
 pub use context::{Delivery, Status, Target, WaitCtx};
 pub use device::Device;
+pub use future::{Ended, Running, RunningAlone, TaskCtx};
 pub use keys::{AeadKey, CipherKey, Hasher, MacKey, RsaKey};
 pub use manual::ManualPoller;
 pub use owned::{OwnedBurst, OwnedQueue};
@@ -97,9 +102,11 @@ pub use ringbell_drivers::algorithm::{
 pub use ringbell_drivers::dma::{ArenaOptions, DEFAULT_ARENA_BYTES, DmaBuffer, UserMemory};
 pub use ringbell_drivers::engine::{Capabilities, DeviceStatus};
 pub use ringbell_drivers::{Error, Result, address, clock};
+pub use set::{Next, RequestSet, RunAll};
 pub use state::DeviceState;
 pub use stats::Stats;
 pub use thread::{Poller, PollerBuilder};
+pub use unfinished::Unfinished;
 
 /// The simulator, for programs that step it by hand.
 #[cfg(feature = "sim")]
