@@ -22,5 +22,6 @@ mod secret;
 pub use arena::{Arena, ArenaOptions, DEFAULT_ARENA_BYTES, DmaBuffer};
 pub use fork::{Epoch, ForkPage};
 pub use memory::SharedMemory;
+#[cfg(not(ringbell_loom))]
 pub(crate) use memory::page_size;
 pub use secret::Secret;
