@@ -12,6 +12,7 @@
 
 /// Whether a store to a mapped register can be ordered from here. Where it cannot, the kernel writes the
 /// register: its own functions for that order it after all memory that was written before.
+#[cfg(not(ringbell_loom))] // The models have no registers.
 pub(crate) const REGISTERS: bool =
     cfg!(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64"));
 

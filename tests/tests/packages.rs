@@ -105,6 +105,44 @@ fn a_package_holds_its_sources_its_readme_and_the_licence_and_no_more() {
     }
 }
 
+/// What is read while a package is built has to be in it.
+#[test]
+fn a_package_reads_no_file_outside_of_it_when_it_is_built() {
+    fn walk(folder: &Path, list: &mut Vec<PathBuf>) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                walk(&path, list);
+            } else {
+                list.push(path);
+            }
+        }
+    }
+    let mut seen = 0;
+    for folder in ["drivers", "sim", "poller", "poller/cli"] {
+        let package = root().join(folder);
+        assert!(!package.join("build.rs").exists(), "{folder} has a build script: say here what it reads");
+        let mut files = Vec::new();
+        walk(&package.join("src"), &mut files);
+        for file in files {
+            assert!(
+                file.extension().is_some_and(|extension| extension == "rs"),
+                "{} is not packed",
+                file.display()
+            );
+            let text = std::fs::read_to_string(&file).unwrap();
+            for part in text.split("include_str!(\"").skip(1).chain(text.split("include_bytes!(\"").skip(1)) {
+                let read =
+                    file.parent().unwrap().join(part.split('"').next().unwrap()).canonicalize().unwrap();
+                let packed = ["README.md", "LICENSE"].map(|name| package.join(name));
+                assert!(packed.contains(&read), "{} reads {}", file.display(), read.display());
+                seen += 1;
+            }
+        }
+    }
+    assert!(seen >= 2, "{seen}");
+}
+
 #[test]
 fn the_licence_of_each_package_is_the_repository_s() {
     let whole = std::fs::read_to_string(root().join("LICENSE")).unwrap();

@@ -473,7 +473,7 @@ mod tests {
     fn the_most_sizes_have_room_in_the_legend() {
         let sizes: Vec<usize> = (0..SIZES).map(|number| 64 + 16 * number).collect();
         let svg = svg(&figure(&sizes)).unwrap();
-        let last = texts(&svg).into_iter().filter(|(text, _)| text == "304").next_back().unwrap();
+        let last = texts(&svg).into_iter().rfind(|(text, _)| text == "304").unwrap();
         assert!(last.1[3] < f64::from(BODY), "{last:?}");
     }
 }
