@@ -6,5 +6,6 @@ mod faults;
 mod hostile;
 mod registers;
 mod requests;
+mod services;
 
 pub(crate) use driver::{Driver, Part};
