@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use ringbell_drivers::claim::Mailbox;
-use ringbell_drivers::virtio_crypto::{DataBurst, DataSubmitter};
+use ringbell_drivers::virtio_crypto::{DataBurst, DataSlots, DataSubmitter};
 use ringbell_drivers::virtqueue::Closed;
 
 use crate::body::{Body, Gate, InFlight};
@@ -283,7 +283,7 @@ fn push<T: Target>(
     let mut body = request.0;
     let reason = 'refuse: {
         if body.gate() != Gate::Open {
-            return push_other(device, ring, body, claim);
+            return push_other(device, ring.slots(), body, claim);
         }
         if !body.is_for(device) {
             break 'refuse Reason::OtherDevice;
@@ -300,11 +300,13 @@ fn push<T: Target>(
     Err(refuse_claimed(Request(body), claim, reason))
 }
 
-/// As `push`, for a request with a chain of its own, or one that can never be accepted.
+/// As `push`, for a request with a chain of its own, or one that can never be accepted. Cold as far as
+/// `push` is concerned, which shall not pay for it.
+#[cold]
 #[inline(never)]
 fn push_other(
     device: &Inner,
-    ring: &mut DataBurst<'_, '_, InFlight>,
+    slots: DataSlots<'_, InFlight>,
     mut body: Box<Body>,
     claim: ContextClaim,
 ) -> Result<(), Refused> {
@@ -316,7 +318,7 @@ fn push_other(
             break 'refuse Reason::OtherDevice;
         }
         let Some(session_id) = body.session_id() else { break 'refuse body.without_session(device) };
-        let Some(mut vacancy) = ring.vacancy() else { break 'refuse Reason::RingFull };
+        let Some(mut vacancy) = slots.vacancy() else { break 'refuse Reason::RingFull };
         let Some(chain) = body.chain_job() else { break 'refuse Reason::NoData };
         // As in `push`.
         claim.set_status(Status::Ok);

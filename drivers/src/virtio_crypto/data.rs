@@ -36,7 +36,7 @@ use super::wire::{self, CipherRequest};
 use crate::dma::DmaBuffer;
 use crate::engine::{Cipher, DeviceStatus, Direction};
 use crate::error::{Error, Lie, Result};
-use crate::virtqueue::{Burst, Closed, Completer, Descriptor, Drained, SplitRing, Submitter, Vacancy};
+use crate::virtqueue::{Burst, Closed, Completer, Descriptor, Drained, Slots, SplitRing, Submitter, Vacancy};
 
 /// Descriptors of a chain.
 pub(super) const CHAIN: usize = 4;
@@ -405,8 +405,28 @@ impl<T> DataBurst<'_, '_, T> {
     /// A free slot, or `None`: the ring is full.
     #[inline(always)]
     pub fn vacancy(&mut self) -> Option<DataVacancy<'_, T>> {
+        self.slots().vacancy()
+    }
+
+    /// The same, as a value: see [`Burst::slots`].
+    #[inline(always)]
+    pub fn slots(&mut self) -> DataSlots<'_, T> {
+        DataSlots { slots: self.burst.slots(), blocks: self.blocks }
+    }
+}
+
+/// The free slots of a burst.
+pub struct DataSlots<'a, T> {
+    slots: Slots<'a, T, SplitRing>,
+    blocks: &'a Blocks,
+}
+
+impl<'a, T> DataSlots<'a, T> {
+    /// A free slot, or `None`: the ring is full.
+    #[inline(always)]
+    pub fn vacancy(self) -> Option<DataVacancy<'a, T>> {
         let blocks = self.blocks;
-        self.burst.vacancy().map(|vacancy| DataVacancy { vacancy, blocks })
+        self.slots.vacancy().map(|vacancy| DataVacancy { vacancy, blocks })
     }
 }
 

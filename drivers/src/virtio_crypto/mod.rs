@@ -30,7 +30,7 @@ mod status;
 pub mod wire;
 
 pub use chain::{ChainJob, ChainOperation};
-pub use data::{CipherJob, DataBurst, DataCompleter, DataSubmitter, DataVacancy, Entry, Place};
+pub use data::{CipherJob, DataBurst, DataCompleter, DataSlots, DataSubmitter, DataVacancy, Entry, Place};
 pub use device::VirtioCrypto;
 pub use open::OpenOptions;
 pub use queues::DataQueue;

@@ -38,7 +38,7 @@ mod wake;
 
 pub use complete::{Completer, Drained};
 pub use memory::{Descriptor, RingAddresses, RingMemory, SplitRing};
-pub use submit::{Burst, Closed, Submitter, Vacancy};
+pub use submit::{Burst, Closed, Slots, Submitter, Vacancy};
 pub use wake::{Signal, Wake};
 
 use std::sync::Arc;

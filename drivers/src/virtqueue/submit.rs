@@ -202,7 +202,26 @@ impl<T, M: RingMemory> Burst<'_, T, M> {
     /// commits; until then it may give up without a trace.
     #[inline(always)]
     pub fn vacancy(&mut self) -> Option<Vacancy<'_, T, M>> {
-        let submitter = &mut *self.submitter;
+        self.slots().vacancy()
+    }
+
+    /// The same, as a value that may be handed to a function without the burst being in memory for it.
+    #[inline(always)]
+    pub fn slots(&mut self) -> Slots<'_, T, M> {
+        Slots { submitter: &mut *self.submitter }
+    }
+}
+
+/// The free slots of a burst.
+pub struct Slots<'a, T, M: RingMemory> {
+    submitter: &'a mut Submitter<T, M>,
+}
+
+impl<'a, T, M: RingMemory> Slots<'a, T, M> {
+    /// See [`Burst::vacancy`].
+    #[inline(always)]
+    pub fn vacancy(self) -> Option<Vacancy<'a, T, M>> {
+        let submitter = self.submitter;
         if submitter.free_head == submitter.free_tail {
             // Acquire: pairs with the completer's Release: the slot's entry has been moved out.
             submitter.free_tail = submitter.shared.free_tail.load(Ordering::Acquire);

@@ -3,6 +3,7 @@
 //! program.
 
 mod programs;
+mod rsa;
 mod work;
 
 use std::process::ExitCode;
@@ -16,6 +17,7 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt().with_ansi(false).with_env_filter(filter).with_writer(std::io::stderr).init();
     match arguments.as_slice() {
         ["hello"] => hello(),
+        ["rsa", address] => rsa::rsa(address),
         ["two", first, second] => programs::two(first, second),
         [name, address] => match programs::NAMES.iter().find(|(known, _)| known == name) {
             Some((_, program)) => program(address),

@@ -6,6 +6,7 @@
 
 mod commands;
 mod harness;
+mod rsa;
 mod vfio;
 
 use std::process::ExitCode;
@@ -33,7 +34,7 @@ fn main() -> ExitCode {
         eprintln!("virtual machines cannot be run here: {missing}");
     }
     let required = std::env::var_os("RINGBELL_VM_REQUIRED").is_some();
-    let trials = [harness::TESTS, commands::TESTS, vfio::TESTS]
+    let trials = [harness::TESTS, commands::TESTS, vfio::TESTS, rsa::TESTS]
         .concat()
         .into_iter()
         .map(|test| trial(test, missing.as_ref(), required));
