@@ -2,12 +2,14 @@
 //! end, the oracle.
 #![allow(dead_code)]
 
+pub mod evp;
+
 use std::time::{Duration, Instant};
 
 use ringbell::sim::Sim;
 use ringbell::{
-    Cipher, CipherKey, Completion, Device, DeviceOptions, Direction, ManualPoller, Mode, PollerConfig,
-    Refused, Request, WaitCtx,
+    Buffers, Cipher, CipherKey, Completion, Device, DeviceOptions, Direction, ManualPoller, Mode,
+    PollerConfig, Refused, Request, WaitCtx,
 };
 
 /// Long enough that only a hang comes here: no test is decided by it, it ends one that is lost.
@@ -82,6 +84,40 @@ pub fn small(device: &Device, key: &CipherKey, len: usize) -> Request {
     let mut buffer = device.buffer(len).expect("a buffer");
     buffer.fill(0);
     key.encrypt(&[0; 16][..key.cipher().iv_len()], buffer)
+}
+
+/// Buffers of these lengths.
+pub fn buffers_of(device: &Device, lens: &[usize]) -> Buffers {
+    let mut buffers: Buffers = lens.iter().map(|len| device.buffer(*len).expect("a buffer")).collect();
+    buffers.pieces_mut().iter_mut().for_each(|piece| piece.fill(0xa5));
+    buffers
+}
+
+/// `total` bytes in `count` parts, of which some may be empty.
+pub fn cuts(rng: &mut Rng, total: usize, count: usize) -> Vec<usize> {
+    let mut places: Vec<usize> = (1..count)
+        .map(|_| match rng.below(6) {
+            // Empty ones at both ends, too.
+            0 => 0,
+            1 => total,
+            _ => rng.below(total + 1),
+        })
+        .chain([0, total])
+        .collect();
+    places.sort_unstable();
+    places.windows(2).map(|pair| pair[1] - pair[0]).collect()
+}
+
+/// `data` in `count` buffers, cut at random places.
+pub fn scattered(device: &Device, rng: &mut Rng, data: &[u8], count: usize) -> Buffers {
+    let mut buffers = buffers_of(device, &cuts(rng, data.len(), count));
+    buffers.copy_from_slice(data);
+    buffers
+}
+
+/// The output of a completion, of all buffers.
+pub fn output(done: &Completion) -> Vec<u8> {
+    done.request().outputs().flatten().copied().collect()
 }
 
 /// Waits for what another thread does; gives up, with a panic, only where it never comes.

@@ -2,19 +2,12 @@
 //! both directions, in place and into another buffer, from unaligned memory of the caller; and long
 //! streams cut into chained requests at random places.
 
-mod common;
+use ringbell::{Answer, Cipher, CipherKey, Device, Direction, Mode, WaitCtx};
 
-use common::{Rng, oracle, run};
-use ringbell::{Answer, Cipher, CipherKey, Device, DeviceOptions, Direction, Mode, Poller, WaitCtx};
+use crate::common::{Rng, oracle, run};
+use crate::device;
 
 const LARGEST: usize = 8 << 20;
-
-fn device(address: &str) -> (Device, Poller) {
-    let options = DeviceOptions { arena_bytes: 24 << 20, ..Default::default() };
-    let device = Device::open_with(address, &options).unwrap();
-    let poller = Poller::spawn(&device, Default::default()).unwrap();
-    (device, poller)
-}
 
 fn directions() -> [Direction; 2] {
     [Direction::Encrypt, Direction::Decrypt]
