@@ -296,9 +296,9 @@ impl Chain {
 
     /// Takes the buffers out, as long as what is in them.
     pub(crate) fn into_buffers(mut self, answer: Answer) -> (Vec<DmaBuffer>, Vec<DmaBuffer>) {
-        let filled = if answer == Answer::Yes { self.filled() } else { 0 };
         if self.in_place {
-            let mut left = if filled == 0 { self.input_len } else { filled };
+            // The result may well have no bytes.
+            let mut left = if answer == Answer::Yes { self.filled() } else { self.input_len };
             for buffer in &mut self.inputs {
                 let now = buffer.size().min(left);
                 left -= now;

@@ -70,9 +70,17 @@ zeroed!(
     driver::Config,
     driver::ControlHeader,
     driver::CreateCipherSession,
+    driver::CreateHashSession,
+    driver::CreateMacSession,
+    driver::CreateAeadSession,
+    driver::CreateRsaSession,
     driver::SessionReply,
     driver::DestroySession,
     driver::CipherRequest,
+    driver::DataHeader,
+    driver::HashRequest,
+    driver::AeadRequest,
+    driver::AkcipherRequest,
     sim::Descriptor,
     sim::UsedElement,
     sim::PciCapability,
@@ -135,6 +143,62 @@ fn driver_structures() -> Vec<Line> {
         op_type: "u.sym_req.op_type",
         padding3: "u.sym_req.padding",
     });
+    // Sessions of the other services. Where the kernel has padding in two parts, the driver has one fill.
+    structure!(lines, driver::CreateHashSession: "virtio_crypto_op_ctrl_req" {
+        header: "header", algo: "u.hash_create_session.para.algo",
+        hash_result_len: "u.hash_create_session.para.hash_result_len",
+    });
+    structure!(lines, driver::CreateMacSession: "virtio_crypto_op_ctrl_req" {
+        header: "header", algo: "u.mac_create_session.para.algo",
+        hash_result_len: "u.mac_create_session.para.hash_result_len",
+        auth_key_len: "u.mac_create_session.para.auth_key_len",
+        padding: "u.mac_create_session.para.padding", fill: "u.mac_create_session.padding",
+    });
+    // What the specification calls `tag_len` is `hash_result_len` there.
+    structure!(lines, driver::CreateAeadSession: "virtio_crypto_op_ctrl_req" {
+        header: "header", algo: "u.aead_create_session.para.algo", key_len: "u.aead_create_session.para.key_len",
+        tag_len: "u.aead_create_session.para.hash_result_len",
+        aad_len: "u.aead_create_session.para.aad_len", op: "u.aead_create_session.para.op",
+        padding: "u.aead_create_session.para.padding", fill: "u.aead_create_session.padding",
+    });
+    structure!(lines, driver::CreateRsaSession: "virtio_crypto_op_ctrl_req" {
+        header: "header", algo: "u.akcipher_create_session.para.algo",
+        key_type: "u.akcipher_create_session.para.keytype", key_len: "u.akcipher_create_session.para.keylen",
+        padding_algo: "u.akcipher_create_session.para.u.rsa.padding_algo",
+        hash_algo: "u.akcipher_create_session.para.u.rsa.hash_algo", fill: "u.akcipher_create_session.padding",
+    });
+    structure!(lines, driver::DataHeader: "virtio_crypto_op_header" {
+        opcode: "opcode", algo: "algo", session_id: "session_id", flag: "flag", padding: "padding",
+    });
+    structure!(lines, driver::HashRequest: "virtio_crypto_op_data_req" {
+        header: "header", src_data_len: "u.hash_req.para.src_data_len",
+        hash_result_len: "u.hash_req.para.hash_result_len", fill: "u.hash_req.padding",
+    });
+    structure!(lines, driver::HashRequest: "virtio_crypto_op_data_req" {
+        src_data_len: "u.mac_req.para.hash.src_data_len",
+        hash_result_len: "u.mac_req.para.hash.hash_result_len", fill: "u.mac_req.padding",
+    });
+    structure!(lines, driver::AeadRequest: "virtio_crypto_op_data_req" {
+        header: "header", iv_len: "u.aead_req.para.iv_len", aad_len: "u.aead_req.para.aad_len",
+        src_data_len: "u.aead_req.para.src_data_len", dst_data_len: "u.aead_req.para.dst_data_len",
+    });
+    structure!(lines, driver::AkcipherRequest: "virtio_crypto_op_data_req" {
+        header: "header", src_data_len: "u.akcipher_req.para.src_data_len",
+        dst_data_len: "u.akcipher_req.para.dst_data_len", fill: "u.akcipher_req.padding",
+    });
+    // The specification's `tag_len` of an AEAD request is not in the header: the first word of its padding.
+    let aead = "offsetof(struct virtio_crypto_op_data_req, u.aead_req.padding)";
+    for (c, at, source) in [
+        (aead.to_owned(), offset_of!(driver::AeadRequest, tag_len), "driver::AeadRequest . tag_len"),
+        (format!("{aead} + 4"), offset_of!(driver::AeadRequest, fill), "driver::AeadRequest . fill"),
+        (
+            "offsetof(struct virtio_crypto_op_ctrl_req, u.hash_create_session.para.padding)".to_owned(),
+            offset_of!(driver::CreateHashSession, fill),
+            "driver::CreateHashSession . fill",
+        ),
+    ] {
+        lines.push(Line { c, rust: at as u64, source });
+    }
     lines
 }
 
@@ -252,13 +316,63 @@ fn driver_constants() -> Vec<Line> {
         "VIRTIO_ID_CRYPTO" => driver::DEVICE_TYPE,
         "VIRTIO_CRYPTO_S_HW_READY" => driver::STATUS_HW_READY,
         "VIRTIO_CRYPTO_SERVICE_CIPHER" => driver::service::CIPHER,
+        "VIRTIO_CRYPTO_SERVICE_HASH" => driver::service::HASH,
+        "VIRTIO_CRYPTO_SERVICE_MAC" => driver::service::MAC,
+        "VIRTIO_CRYPTO_SERVICE_AEAD" => driver::service::AEAD,
+        "VIRTIO_CRYPTO_SERVICE_AKCIPHER" => driver::service::AKCIPHER,
         "VIRTIO_CRYPTO_CIPHER_CREATE_SESSION" => driver::opcode::CIPHER_CREATE_SESSION,
         "VIRTIO_CRYPTO_CIPHER_DESTROY_SESSION" => driver::opcode::CIPHER_DESTROY_SESSION,
+        "VIRTIO_CRYPTO_HASH_CREATE_SESSION" => driver::opcode::HASH_CREATE_SESSION,
+        "VIRTIO_CRYPTO_HASH_DESTROY_SESSION" => driver::opcode::HASH_DESTROY_SESSION,
+        "VIRTIO_CRYPTO_MAC_CREATE_SESSION" => driver::opcode::MAC_CREATE_SESSION,
+        "VIRTIO_CRYPTO_MAC_DESTROY_SESSION" => driver::opcode::MAC_DESTROY_SESSION,
+        "VIRTIO_CRYPTO_AEAD_CREATE_SESSION" => driver::opcode::AEAD_CREATE_SESSION,
+        "VIRTIO_CRYPTO_AEAD_DESTROY_SESSION" => driver::opcode::AEAD_DESTROY_SESSION,
+        "VIRTIO_CRYPTO_AKCIPHER_CREATE_SESSION" => driver::opcode::AKCIPHER_CREATE_SESSION,
+        "VIRTIO_CRYPTO_AKCIPHER_DESTROY_SESSION" => driver::opcode::AKCIPHER_DESTROY_SESSION,
         "VIRTIO_CRYPTO_CIPHER_ENCRYPT" => driver::opcode::CIPHER_ENCRYPT,
         "VIRTIO_CRYPTO_CIPHER_DECRYPT" => driver::opcode::CIPHER_DECRYPT,
+        "VIRTIO_CRYPTO_HASH" => driver::opcode::HASH,
+        "VIRTIO_CRYPTO_MAC" => driver::opcode::MAC,
+        "VIRTIO_CRYPTO_AEAD_ENCRYPT" => driver::opcode::AEAD_ENCRYPT,
+        "VIRTIO_CRYPTO_AEAD_DECRYPT" => driver::opcode::AEAD_DECRYPT,
+        "VIRTIO_CRYPTO_AKCIPHER_ENCRYPT" => driver::opcode::AKCIPHER_ENCRYPT,
+        "VIRTIO_CRYPTO_AKCIPHER_DECRYPT" => driver::opcode::AKCIPHER_DECRYPT,
+        "VIRTIO_CRYPTO_AKCIPHER_SIGN" => driver::opcode::AKCIPHER_SIGN,
+        "VIRTIO_CRYPTO_AKCIPHER_VERIFY" => driver::opcode::AKCIPHER_VERIFY,
         "VIRTIO_CRYPTO_CIPHER_AES_ECB" => driver::algorithm::AES_ECB,
         "VIRTIO_CRYPTO_CIPHER_AES_CBC" => driver::algorithm::AES_CBC,
         "VIRTIO_CRYPTO_CIPHER_AES_CTR" => driver::algorithm::AES_CTR,
+        "VIRTIO_CRYPTO_CIPHER_AES_XTS" => driver::algorithm::AES_XTS,
+        "VIRTIO_CRYPTO_HASH_SHA1" => driver::algorithm::SHA1,
+        "VIRTIO_CRYPTO_HASH_SHA_224" => driver::algorithm::SHA_224,
+        "VIRTIO_CRYPTO_HASH_SHA_256" => driver::algorithm::SHA_256,
+        "VIRTIO_CRYPTO_HASH_SHA_384" => driver::algorithm::SHA_384,
+        "VIRTIO_CRYPTO_HASH_SHA_512" => driver::algorithm::SHA_512,
+        "VIRTIO_CRYPTO_HASH_SHA3_224" => driver::algorithm::SHA3_224,
+        "VIRTIO_CRYPTO_HASH_SHA3_256" => driver::algorithm::SHA3_256,
+        "VIRTIO_CRYPTO_HASH_SHA3_384" => driver::algorithm::SHA3_384,
+        "VIRTIO_CRYPTO_HASH_SHA3_512" => driver::algorithm::SHA3_512,
+        "VIRTIO_CRYPTO_MAC_HMAC_SHA1" => driver::algorithm::HMAC_SHA1,
+        "VIRTIO_CRYPTO_MAC_HMAC_SHA_224" => driver::algorithm::HMAC_SHA_224,
+        "VIRTIO_CRYPTO_MAC_HMAC_SHA_256" => driver::algorithm::HMAC_SHA_256,
+        "VIRTIO_CRYPTO_MAC_HMAC_SHA_384" => driver::algorithm::HMAC_SHA_384,
+        "VIRTIO_CRYPTO_MAC_HMAC_SHA_512" => driver::algorithm::HMAC_SHA_512,
+        "VIRTIO_CRYPTO_MAC_CMAC_AES" => driver::algorithm::CMAC_AES,
+        "VIRTIO_CRYPTO_AEAD_GCM" => driver::algorithm::GCM,
+        "VIRTIO_CRYPTO_AEAD_CCM" => driver::algorithm::CCM,
+        "VIRTIO_CRYPTO_AEAD_CHACHA20_POLY1305" => driver::algorithm::CHACHA20_POLY1305,
+        "VIRTIO_CRYPTO_AKCIPHER_RSA" => driver::algorithm::RSA,
+        "VIRTIO_CRYPTO_RSA_RAW_PADDING" => driver::rsa::RAW_PADDING,
+        "VIRTIO_CRYPTO_RSA_PKCS1_PADDING" => driver::rsa::PKCS1_PADDING,
+        "VIRTIO_CRYPTO_RSA_NO_HASH" => driver::rsa::NO_HASH,
+        "VIRTIO_CRYPTO_RSA_SHA1" => driver::rsa::SHA1,
+        "VIRTIO_CRYPTO_RSA_SHA256" => driver::rsa::SHA256,
+        "VIRTIO_CRYPTO_RSA_SHA384" => driver::rsa::SHA384,
+        "VIRTIO_CRYPTO_RSA_SHA512" => driver::rsa::SHA512,
+        "VIRTIO_CRYPTO_RSA_SHA224" => driver::rsa::SHA224,
+        "VIRTIO_CRYPTO_AKCIPHER_KEY_TYPE_PUBLIC" => driver::rsa::PUBLIC,
+        "VIRTIO_CRYPTO_AKCIPHER_KEY_TYPE_PRIVATE" => driver::rsa::PRIVATE,
         "VIRTIO_CRYPTO_OP_ENCRYPT" => driver::operation::ENCRYPT,
         "VIRTIO_CRYPTO_OP_DECRYPT" => driver::operation::DECRYPT,
         "VIRTIO_CRYPTO_SYM_OP_CIPHER" => driver::SYM_OP_CIPHER,

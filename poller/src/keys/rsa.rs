@@ -35,6 +35,10 @@ fn bad(why: impl fmt::Display) -> Error {
     Error::Invalid(format!("cannot read an RSA key: {why}"))
 }
 
+fn encrypted() -> Error {
+    bad("it is encrypted; decrypt it first: openssl pkey -in KEY -out KEY.clear")
+}
+
 /// Bits of a modulus.
 fn bits(modulus: &UintRef<'_>) -> usize {
     let bytes = modulus.as_bytes();
@@ -54,16 +58,23 @@ impl Parsed {
     fn read_pem(text: &str) -> Result<Self> {
         // What stands before the key (as `openssl rsa -text` puts it) is not part of it.
         let start = text.find("-----BEGIN ").unwrap_or(0);
-        let (label, der) = SecretDocument::from_pem(text.get(start..).unwrap_or(text)).map_err(bad)?;
+        let text = text.get(start..).unwrap_or(text);
+        // The older form of an encrypted key (RFC 1421) says so in a header.
+        if text
+            .lines()
+            .nth(1)
+            .is_some_and(|line| line.starts_with("Proc-Type:") && line.contains("ENCRYPTED"))
+        {
+            return Err(encrypted());
+        }
+        let (label, der) = SecretDocument::from_pem(text).map_err(bad)?;
         let der = der.as_bytes();
         match label {
             "RSA PRIVATE KEY" => Self::private(der),
             "RSA PUBLIC KEY" => Self::public(der),
             "PRIVATE KEY" => Self::private_info(der),
             "PUBLIC KEY" => Self::public_info(der),
-            "ENCRYPTED PRIVATE KEY" => {
-                Err(bad("it is encrypted; decrypt it first: openssl pkey -in KEY -out KEY.clear"))
-            }
+            "ENCRYPTED PRIVATE KEY" => Err(encrypted()),
             other => Err(bad(format!("the PEM holds a {other}; there have to be a PRIVATE or PUBLIC KEY"))),
         }
     }

@@ -2,12 +2,14 @@
 //! end, the oracle.
 #![allow(dead_code)]
 
+pub mod evp;
+
 use std::time::{Duration, Instant};
 
 use ringbell::sim::Sim;
 use ringbell::{
-    Cipher, CipherKey, Completion, Device, DeviceOptions, Direction, ManualPoller, Mode, PollerConfig,
-    Refused, Request, WaitCtx,
+    Buffers, Cipher, CipherKey, Completion, Device, DeviceOptions, Direction, ManualPoller, Mode,
+    PollerConfig, Refused, Request, WaitCtx,
 };
 
 /// Long enough that only a hang comes here: no test is decided by it, it ends one that is lost.
@@ -61,9 +63,18 @@ pub fn stepped(sim: &str, options: &DeviceOptions, config: PollerConfig) -> (Sim
     (sim, device, poller)
 }
 
+/// The bytes of a key of zeros; for XTS, which takes no two equal halves, the last is 1.
+pub fn zeros(cipher: Cipher) -> Vec<u8> {
+    let mut bytes = vec![0; cipher.key_len()];
+    if cipher.mode() == Mode::Xts {
+        bytes[cipher.key_len() - 1] = 1;
+    }
+    bytes
+}
+
 /// A key of zeros with live sessions.
 pub fn zero_key(device: &Device, cipher: Cipher) -> CipherKey {
-    let key = device.cipher_key(cipher, &vec![0; cipher.key_len()]).expect("a key");
+    let key = device.cipher_key(cipher, &zeros(cipher)).expect("a key");
     key.prepare().expect("sessions");
     key
 }
@@ -73,6 +84,40 @@ pub fn small(device: &Device, key: &CipherKey, len: usize) -> Request {
     let mut buffer = device.buffer(len).expect("a buffer");
     buffer.fill(0);
     key.encrypt(&[0; 16][..key.cipher().iv_len()], buffer)
+}
+
+/// Buffers of these lengths.
+pub fn buffers_of(device: &Device, lens: &[usize]) -> Buffers {
+    let mut buffers: Buffers = lens.iter().map(|len| device.buffer(*len).expect("a buffer")).collect();
+    buffers.pieces_mut().iter_mut().for_each(|piece| piece.fill(0xa5));
+    buffers
+}
+
+/// `total` bytes in `count` parts, of which some may be empty.
+pub fn cuts(rng: &mut Rng, total: usize, count: usize) -> Vec<usize> {
+    let mut places: Vec<usize> = (1..count)
+        .map(|_| match rng.below(6) {
+            // Empty ones at both ends, too.
+            0 => 0,
+            1 => total,
+            _ => rng.below(total + 1),
+        })
+        .chain([0, total])
+        .collect();
+    places.sort_unstable();
+    places.windows(2).map(|pair| pair[1] - pair[0]).collect()
+}
+
+/// `data` in `count` buffers, cut at random places.
+pub fn scattered(device: &Device, rng: &mut Rng, data: &[u8], count: usize) -> Buffers {
+    let mut buffers = buffers_of(device, &cuts(rng, data.len(), count));
+    buffers.copy_from_slice(data);
+    buffers
+}
+
+/// The output of a completion, of all buffers.
+pub fn output(done: &Completion) -> Vec<u8> {
+    done.request().outputs().flatten().copied().collect()
 }
 
 /// Waits for what another thread does; gives up, with a panic, only where it never comes.
@@ -110,6 +155,8 @@ pub fn oracle(cipher: Cipher, direction: Direction, key: &[u8], iv: &[u8], data:
         (Mode::Ctr, 16) => C::aes_128_ctr(),
         (Mode::Ctr, 24) => C::aes_192_ctr(),
         (Mode::Ctr, 32) => C::aes_256_ctr(),
+        (Mode::Xts, 32) => C::aes_128_xts(),
+        (Mode::Xts, 64) => C::aes_256_xts(),
         other => unreachable!("{other:?}"),
     };
     let mode = match direction {
@@ -127,7 +174,7 @@ pub fn oracle(cipher: Cipher, direction: Direction, key: &[u8], iv: &[u8], data:
 }
 
 /// After sessions came and went, all memory is back, but for the spare buffers of its control queue:
-/// at most 8 of 192 bytes, which it keeps.
+/// at most 8 of 192 bytes (with keys up to 104 bytes), which it keeps.
 pub fn assert_all_back(device: &Device, free: usize) {
     let kept = free.checked_sub(device.free_bytes());
     assert!(

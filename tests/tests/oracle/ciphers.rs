@@ -1,20 +1,13 @@
-//! The device against libcrypto, byte for byte: seeded sizes from nothing to 8 MiB, all ciphers,
+//! Ciphers of the device against libcrypto, byte for byte: seeded sizes from nothing to 8 MiB, all ciphers,
 //! both directions, in place and into another buffer, from unaligned memory of the caller; and long
 //! streams cut into chained requests at random places.
 
-mod common;
+use ringbell::{Answer, Cipher, CipherKey, Device, Direction, Mode, WaitCtx};
 
-use common::{Rng, oracle, run};
-use ringbell::{Answer, Cipher, CipherKey, Device, DeviceOptions, Direction, Mode, Poller, WaitCtx};
+use crate::common::{Rng, oracle, run};
+use crate::device;
 
 const LARGEST: usize = 8 << 20;
-
-fn device(address: &str) -> (Device, Poller) {
-    let options = DeviceOptions { arena_bytes: 24 << 20, ..Default::default() };
-    let device = Device::open_with(address, &options).unwrap();
-    let poller = Poller::spawn(&device, Default::default()).unwrap();
-    (device, poller)
-}
 
 fn directions() -> [Direction; 2] {
     [Direction::Encrypt, Direction::Decrypt]
@@ -56,7 +49,7 @@ fn check(
 }
 
 fn length(cipher: Cipher, len: usize) -> usize {
-    len / cipher.granule() * cipher.granule()
+    (len / cipher.granule() * cipher.granule()).max(cipher.least())
 }
 
 #[test]
@@ -67,7 +60,7 @@ fn every_short_length_is_as_libcrypto_says() {
         let key = rng.bytes(cipher.key_len());
         for direction in directions() {
             for in_place in [true, false] {
-                for len in (0..=272).step_by(cipher.granule()) {
+                for len in (cipher.least()..=272).step_by(cipher.granule()) {
                     check(&device, (cipher, &key), direction, in_place, len, &mut rng, &ctx);
                 }
             }
@@ -81,7 +74,7 @@ fn random_lengths_keys_and_ivs_are_as_libcrypto_says() {
     let (device, poller) = device("sim:order=shuffle");
     let (ctx, mut rng) = (WaitCtx::new(), Rng::new(2));
     for round in 0..1200 {
-        let cipher = Cipher::ALL[rng.below(9)];
+        let cipher = Cipher::ALL[rng.below(Cipher::ALL.len())];
         let key = rng.bytes(cipher.key_len());
         let largest = if round % 40 == 0 { 1 << 20 } else { 1 << (4 + rng.below(13)) };
         let len = length(cipher, rng.below(largest + 1));
@@ -108,9 +101,10 @@ fn lengths_around_pages_and_up_to_8_mib_are_as_libcrypto_says() {
         check(&device, (cipher, &key), Direction::Encrypt, true, LARGEST, &mut rng, &ctx);
         check(&device, (cipher, &key), Direction::Decrypt, false, LARGEST, &mut rng, &ctx);
     }
-    for cipher in [Cipher::Aes128Ctr, Cipher::Aes192Ctr, Cipher::Aes256Ctr] {
+    for cipher in Cipher::ALL.into_iter().filter(|cipher| cipher.granule() == 1) {
         let key = rng.bytes(cipher.key_len());
         for len in [1, 15, 17, 4095, 4097, 65_535, LARGEST - 1] {
+            let len = len.max(cipher.least());
             check(&device, (cipher, &key), Direction::Encrypt, false, len, &mut rng, &ctx);
             check(&device, (cipher, &key), Direction::Decrypt, true, len, &mut rng, &ctx);
         }
@@ -174,7 +168,8 @@ fn chained(
 fn streams_cut_into_requests_at_random_places_are_as_libcrypto_says() {
     let (device, poller) = device("sim:queues=2,order=shuffle");
     let (ctx, mut rng) = (WaitCtx::new(), Rng::new(4));
-    for cipher in Cipher::ALL.into_iter().filter(|cipher| cipher.mode() != Mode::Ecb) {
+    // A request of XTS is a data unit: there is nothing to chain.
+    for cipher in Cipher::ALL.into_iter().filter(|cipher| !matches!(cipher.mode(), Mode::Ecb | Mode::Xts)) {
         for direction in directions() {
             for _ in 0..4 {
                 let (key_bytes, iv) = (rng.bytes(cipher.key_len()), rng.bytes(16));
