@@ -450,8 +450,8 @@ mod tests {
     #[test]
     fn every_number_of_sizes_is_drawn_within_the_picture_and_no_two_words_touch() {
         let powers: Vec<usize> = (6..=20).map(|power| 1 << power).collect();
-        let sets: [&[usize]; 6] =
-            [&[64], &[64, 64], &[64, 80, 1 << 20], &[1 << 20, 64], &powers[..8], &powers];
+        let sets: [&[usize]; 7] =
+            [&[64], &[64, 64], &[64, 80, 1 << 20], &[1 << 20, 64], &powers[..8], &powers[..12], &powers];
         for sizes in sets {
             let svg = svg(&figure(sizes)).unwrap();
             let texts = texts(&svg);
