@@ -4,19 +4,18 @@
 //! Result and waiter share one word, so that a delivery is one exchange and both sides meet in it:
 //!
 //! ```text
-//!                 the waiter                                   the poll thread, in the call
-//!    EMPTY --> LOCKED --------> WAITS                          swap: the result is in
-//!      |    (its waker goes       |                              old was WAITS: wake it
-//!      |     into the cell)       |                              old was LOCKED: whoever has the
-//!      |                          |                              lock finds the result
-//!      +--------> result <--------+
+//!            the waiter, its waker in the cell      the poll thread, in the call
+//!    EMPTY ------------------------------> WAITS      swap: the result is in
+//!      |                                     |        old was WAITS: wake
+//!      +------------> result <---------------+
 //!   and back to EMPTY when it is taken
 //! ```
 //!
-//! The waker stays in the cell, for a task mostly waits again: waiting costs no reference count then. It is
-//! read in two places: under the lock, and by a delivery that has found WAITS, after the word has changed.
-//! It is written under the lock alone, and only while no call runs (`calls` of [`crate::claim`]), which a
-//! delivery is part of.
+//! The waker stays in the cell, for a task mostly waits again: waiting costs no reference count then. The
+//! cell has a lock for waiters (of which there is one, but where threads wait for a context together). It is
+//! read under the lock, and by a delivery that has found WAITS. It is written under the lock alone, when the
+//! word is not WAITS and no call runs (`calls` of [`crate::claim`]): a delivery that has found WAITS before
+//! is over then, and none finds it until the writer says so.
 //!
 //! A task that loses interest [gives the request up](Shared::give_up). Until the device has returned it, or
 //! the call that had begun is over, something of it may still come: the value must not be claimed before it
@@ -30,18 +29,19 @@ use std::task::Waker;
 
 use crate::claim::{Calling, Shared};
 use crate::primitive::UnsafeCell;
-use crate::primitive::atomic::{AtomicPtr, Ordering};
+use crate::primitive::atomic::{AtomicBool, AtomicPtr, Ordering};
 
 /// States of the word that are no result. Results are aligned to more.
 const EMPTY: usize = 0;
 const WAITS: usize = 1;
-const LOCKED: usize = 2;
 
 /// A value, the result of its claim, and the waker of who waits for that. To be had through a [`Shared`]
 /// alone.
 pub struct Posted<T, R> {
     value: T,
     word: AtomicPtr<R>,
+    /// Whether somebody has the cell.
+    locked: AtomicBool,
     waker: UnsafeCell<Option<Waker>>,
     owns: PhantomData<Box<R>>,
 }
@@ -53,7 +53,7 @@ unsafe impl<T: Send, R: Send> Send for Posted<T, R> {}
 unsafe impl<T: Send + Sync, R: Send> Sync for Posted<T, R> {}
 
 impl<T, R> Posted<T, R> {
-    const ALIGNED: () = assert!(align_of::<R>() > LOCKED, "results are told from states by their address");
+    const ALIGNED: () = assert!(align_of::<R>() > WAITS, "results are told from states by their address");
 
     /// With no result, and nobody waiting.
     pub fn new(value: T) -> Self {
@@ -61,19 +61,21 @@ impl<T, R> Posted<T, R> {
         Self {
             value,
             word: AtomicPtr::new(without_provenance_mut(EMPTY)),
+            locked: AtomicBool::new(false),
             waker: UnsafeCell::new(None),
             owns: PhantomData,
         }
     }
 
+    #[inline(always)]
     fn is_result(word: *mut R) -> bool {
-        word.addr() > LOCKED
+        word.addr() > WAITS
     }
 
     /// Puts a result in; returns the word as it was.
+    #[inline(always)]
     fn put(&self, result: Box<R>) -> *mut R {
-        // AcqRel: pairs with the exchange in `take`, either way round; and with the Release of WAITS, for
-        // the waker.
+        // AcqRel: pairs with the Acquire of whoever takes it, and with the Release of WAITS, for the waker.
         self.word.swap(Box::into_raw(result), Ordering::AcqRel)
     }
 
@@ -88,39 +90,42 @@ impl<T, R> Posted<T, R> {
         if !Self::is_result(word) {
             return None;
         }
-        let empty = without_provenance_mut(EMPTY);
         // Acquire: pairs with the Release in `put`. Another taker may be faster.
-        match self.word.compare_exchange(word, empty, Ordering::Acquire, Ordering::Relaxed) {
+        self.change(word, EMPTY).then(|| {
             // SAFETY: only `put` stores results here, each from Box::into_raw, and each leaves by one
             // exchange only, so this is its one owner.
-            Ok(word) => Some(unsafe { Box::from_raw(word) }),
-            Err(_) => None,
-        }
+            unsafe { Box::from_raw(word) }
+        })
     }
 
-    /// Takes the lock of the cell. Err: a result is there, or another has the lock.
+    /// From one state of the word to another, unless it has changed meanwhile.
     #[inline(always)]
-    fn lock(&self) -> Result<(), *mut R> {
-        let mut word = self.word.load(Ordering::Relaxed);
-        while word.addr() <= WAITS {
-            let locked = without_provenance_mut(LOCKED);
-            // Acquire: what the last one with the lock wrote; and (a delivery's exchange and what follows
-            // it are one release sequence) that the call of a delivery that may read has begun.
-            match self.word.compare_exchange(word, locked, Ordering::Acquire, Ordering::Relaxed) {
-                Ok(_) => return Ok(()),
-                Err(now) => word = now,
-            }
-        }
-        Err(word)
+    fn change(&self, from: *mut R, to: usize) -> bool {
+        let to = without_provenance_mut(to);
+        self.word.compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 
-    /// Gives the lock back. False: a result has come meanwhile, and nobody was woken for it.
-    #[inline]
-    fn unlock(&self, state: usize) -> bool {
-        // Release: the waker, for the delivery that finds WAITS and for the next with the lock. Acquire,
-        // where it fails: as in `take`.
-        let (locked, state) = (without_provenance_mut(LOCKED), without_provenance_mut(state));
-        self.word.compare_exchange(locked, state, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    /// Takes the lock of the cell. False: another has it.
+    #[inline(always)]
+    fn lock(&self) -> bool {
+        // Acquire: pairs with the Release in `unlock`. Release: a waiter that finds it taken looks around, and
+        // sees what `wake_waiter` comes after.
+        !self.locked.swap(true, Ordering::AcqRel)
+    }
+
+    #[inline(always)]
+    fn unlock(&self) {
+        // Release: the waker. Acquire: what one did that found the lock taken (`wake_waiter`).
+        self.locked.swap(false, Ordering::AcqRel);
+    }
+
+    /// Under the lock: leaves WAITS. False: a result has come.
+    fn wait_no_more(&self, word: *mut R) -> bool {
+        match word.addr() {
+            EMPTY => true,
+            WAITS => self.change(word, EMPTY),
+            _ => false,
+        }
     }
 }
 
@@ -153,8 +158,8 @@ impl<T, R> Calling<Posted<T, R>> {
         let old = posted.put(result);
         if old.addr() == WAITS {
             posted.waker.with(|waker| {
-                // SAFETY: WAITS was ours to find, so nobody has the lock, and whoever gets it does not
-                // write while this call runs. Its Release came before our Acquire.
+                // SAFETY: the Release of WAITS came before our Acquire, and who has the lock from then on
+                // does not write while this call runs.
                 if let Some(waker) = unsafe { &*waker } {
                     waker.wake_by_ref();
                 }
@@ -192,18 +197,30 @@ impl<T, R> Shared<Posted<T, R>> {
     /// One waiter at a time: of several, one is woken.
     #[inline(always)]
     pub fn poll(&self, waker: &Waker) -> Option<Box<R>> {
-        if let Err(word) = self.lock() {
-            // A result; or another waiter at the same moment, and one is enough.
-            return self.take_from(word);
+        let word = self.word.load(Ordering::Relaxed);
+        if Posted::<T, R>::is_result(word) { self.take_from(word) } else { self.register(waker) }
+    }
+
+    #[inline(always)]
+    fn register(&self, waker: &Waker) -> Option<Box<R>> {
+        if !self.lock() {
+            // Another waiter at the same moment, and one is enough; or one that leaves, or is told that there
+            // will be nothing. Threads that share a context look around from time to time.
+            return None;
         }
+        // Acquire: the call of a delivery that has found WAITS has begun before its result was taken.
+        let word = self.word.load(Ordering::Acquire);
         let is_known = self.waker.with(|known| {
-            // SAFETY: under the lock nobody writes but this thread.
+            // SAFETY: nobody but who has the lock writes, and this thread has it.
             unsafe { &*known }.as_ref().is_some_and(|known| known.will_wake(waker))
         });
-        if !is_known {
-            self.replace_waker(waker);
-        }
-        if self.unlock(WAITS) { None } else { self.take_late() }
+        let waits = if is_known {
+            word.addr() == WAITS || word.addr() == EMPTY && self.change(word, WAITS)
+        } else {
+            self.register_anew(word, waker)
+        };
+        self.unlock();
+        if waits { None } else { self.take_late() }
     }
 
     #[cold]
@@ -211,29 +228,40 @@ impl<T, R> Shared<Posted<T, R>> {
         Posted::take(self)
     }
 
-    /// Under the lock: the waiter is another than before.
+    /// Under the lock: the waiter is another than before. False: a result is there.
     #[cold]
     #[inline(never)]
-    fn replace_waker(&self, waker: &Waker) {
+    fn register_anew(&self, word: *mut R, waker: &Waker) -> bool {
+        if !self.wait_no_more(word) {
+            return false;
+        }
         if self.is_called() {
             // The call may be waking the other one at this moment. It is over soon: come again.
-            return waker.wake_by_ref();
+            waker.wake_by_ref();
+            return true;
         }
         let new = Some(waker.clone());
-        // SAFETY: this thread has the lock, and no call runs that could read: one that begins from now on
-        // finds LOCKED, or what comes after it.
+        // SAFETY: this thread has the lock, the word is not WAITS, and no call runs: nobody reads until the
+        // change below.
         let old = self.waker.with_mut(|place| unsafe { std::mem::replace(&mut *place, new) });
+        let waits = self.change(without_provenance_mut(EMPTY), WAITS);
         drop(old);
+        waits
     }
 
-    /// Wakes who waits, without a result: there will be none.
+    /// Wakes who waits, without a result: there will be none. Who is about to wait sees what this thread did
+    /// before.
     pub fn wake_waiter(&self) {
-        if self.lock().is_ok() {
-            // SAFETY: under the lock nobody writes but this thread.
-            let waker = self.waker.with(|waker| unsafe { (*waker).clone() });
-            self.unlock(EMPTY);
-            if let Some(waker) = waker {
-                waker.wake();
+        loop {
+            if self.lock() {
+                // SAFETY: nobody but who has the lock writes, and this thread has it.
+                let waker = self.waker.with(|waker| unsafe { (*waker).clone() });
+                self.unlock();
+                return waker.into_iter().for_each(Waker::wake);
+            }
+            // A waiter has it, and looks around once it has given it back: Release for that.
+            if self.locked.compare_exchange(true, true, Ordering::Release, Ordering::Relaxed).is_ok() {
+                return;
             }
         }
     }
@@ -241,16 +269,20 @@ impl<T, R> Shared<Posted<T, R>> {
     /// Nobody waits any more; the waker goes, unless a call runs at this moment: then it goes with the
     /// next one, or with the value.
     pub fn forget_waiter(&self) {
-        if self.lock().is_ok() {
-            if !self.is_called() {
-                // SAFETY: as in `replace_waker`.
-                let old = self.waker.with_mut(|place| unsafe { (*place).take() });
-                self.unlock(EMPTY);
-                drop(old);
-            } else {
-                self.unlock(EMPTY);
-            }
+        if !self.lock() {
+            return;
         }
+        // As in `register`. Where a result is there, nobody waits.
+        let word = self.word.load(Ordering::Acquire);
+        let quiet = Posted::<T, R>::is_result(word) || self.wait_no_more(word);
+        let old = if quiet && !self.is_called() {
+            // SAFETY: as in `register_anew`.
+            self.waker.with_mut(|place| unsafe { (*place).take() })
+        } else {
+            None
+        };
+        self.unlock();
+        drop(old);
     }
 
     /// Nobody waits any more, and the request in flight is given up. Never waits. True where the value

@@ -130,6 +130,8 @@ pub(crate) enum Wake {
     Callback,
     /// The wait fd of each context, with epoll
     Fd,
+    /// Futures, one for each context, on an executor of the thread's own
+    Future,
 }
 
 impl Wake {
@@ -138,6 +140,7 @@ impl Wake {
         match self {
             Self::Callback => "callback",
             Self::Fd => "fd",
+            Self::Future => "future",
         }
     }
 }

@@ -73,7 +73,7 @@ fn every_result_is_checked_and_every_request_accounted_for() {
         &["--idle", "spin"],
         &["--idle", "interrupt", "--core", "0"],
     ] {
-        for wake in ["callback", "fd"] {
+        for wake in ["callback", "fd", "future"] {
             for extra in [&[][..], &["--decrypt", "--op", "aes-256-cbc"]] {
                 let limit = ["--ops", "5000", "--wake", wake];
                 let args: Vec<&str> = options.iter().chain(&limit).chain(extra).copied().collect();
@@ -199,8 +199,8 @@ fn with_every_fault_the_accounting_is_right_and_the_status_says_whether_the_devi
     ];
     let run = |(fault, end): (&str, End)| {
         let device = format!("sim:fault={fault}");
-        // The callback as well as the fd, in turn.
-        let wake = if fault.len() % 2 == 0 { "callback" } else { "fd" };
+        // Callbacks, wait fds and futures, in turn.
+        let wake = ["callback", "fd", "future"][fault.len() % 3];
         let args = ["speed", "--json", "--device", &device, "--seconds", "0.5", "--wake", wake];
         let out = ringbell(&args).env("RINGBELL_LOG", "off").output().unwrap();
         let object: Value = serde_json::from_slice(&out.stdout).unwrap_or_else(|e| panic!("{fault}: {e}"));
@@ -370,7 +370,7 @@ fn a_run_that_fails_leaves_no_plot_and_an_old_one_as_it_was() {
 #[test]
 fn wrong_usage_is_one_line_and_status_2() {
     for args in [
-        &["--wake", "future"][..],
+        &["--wake", "pigeon"][..],
         &["--size", "63"],
         &["--size", "2m"],
         &["--size", "100"],
@@ -385,6 +385,7 @@ fn wrong_usage_is_one_line_and_status_2() {
         &["--device", "sim:nonsense"],
         &["--phased", "--threads", "2"],
         &["--phased", "--wake", "fd"],
+        &["--phased", "--wake", "future"],
         &["--phased", "--in-flight", "60000"],
         &["--plot", "-"],
         &["--plot"],

@@ -152,6 +152,11 @@ impl<'a> Running<'a> {
         Self { task, run: Run::new(request) }
     }
 
+    /// Whether the device has the request. Else it is not submitted yet, or waits for room, or has ended.
+    pub fn is_in_flight(&self) -> bool {
+        self.run.in_flight
+    }
+
     /// Asks for an early end of the request, as [`Device::cancel`](crate::Device::cancel); the future
     /// resolves to a completion with [`Fault::Canceled`](crate::Fault::Canceled) then. Nothing where the
     /// device does not have it (yet): drop the future instead.
@@ -192,6 +197,11 @@ pub struct RunningAlone {
 }
 
 impl RunningAlone {
+    /// As [`Running::is_in_flight`].
+    pub fn is_in_flight(&self) -> bool {
+        self.run.in_flight
+    }
+
     /// As [`Running::cancel`].
     pub fn cancel(&self) {
         self.run.cancel(&self.task);

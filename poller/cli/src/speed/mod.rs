@@ -3,6 +3,7 @@
 //! ```text
 //!   run       one size with a poll thread: sets up, starts the workers, adds up
 //!     worker  one submitting thread: its contexts, its deliveries, its burst
+//!     tasks   the same with futures, and an executor for them
 //!   phased    one size without a poll thread: burst, device, drain; in TSC ticks
 //!   work      what is asked of the device, and what has to come out
 //!   report    one object or one line for each size
@@ -13,6 +14,7 @@ mod phased;
 mod plot;
 mod report;
 mod run;
+mod tasks;
 mod work;
 mod worker;
 
@@ -252,8 +254,9 @@ fn plans(args: &SpeedArgs, device: &DeviceName, opened: &Device) -> Result<Vec<P
     if args.phased && threads > 1 {
         return wrong(&format!("--phased --threads {threads}"), "a phased run has one thread".to_owned());
     }
-    if args.phased && args.wake == Wake::Fd {
-        return wrong("--phased --wake fd", "a phased run drains by callbacks".to_owned());
+    if args.phased && args.wake != Wake::Callback {
+        let what = format!("--phased --wake {}", args.wake.name());
+        return wrong(&what, "a phased run drains by callbacks".to_owned());
     }
     let depth = opened.capabilities().queue_depth as usize;
     if args.phased && in_flight > depth {
