@@ -4,6 +4,7 @@ use crate::crypto::aead::Aead;
 use crate::crypto::cipher::Cipher;
 use crate::crypto::hash::Hash;
 use crate::crypto::mac::Mac;
+use crate::crypto::rsa::Rsa;
 use crate::rng::Rng;
 use crate::wire;
 
@@ -17,6 +18,7 @@ pub(crate) enum Kind {
     Hash(Hash),
     Mac(Box<Mac>),
     Aead(Box<Aead>),
+    Rsa(Box<Rsa>),
 }
 
 impl Kind {
@@ -27,6 +29,7 @@ impl Kind {
             Self::Hash(_) => wire::SERVICE_HASH,
             Self::Mac(_) => wire::SERVICE_MAC,
             Self::Aead(_) => wire::SERVICE_AEAD,
+            Self::Rsa(_) => wire::SERVICE_AKCIPHER,
         }
     }
 }

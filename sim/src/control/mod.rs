@@ -6,6 +6,7 @@
 //! ```
 
 mod aead;
+mod akcipher;
 mod cipher;
 mod hash;
 mod mac;
@@ -131,6 +132,7 @@ pub(crate) fn serve(
         wire::HASH_CREATE_SESSION => Some(hash::create as _),
         wire::MAC_CREATE_SESSION => Some(mac::create as _),
         wire::AEAD_CREATE_SESSION => Some(aead::create as _),
+        wire::AKCIPHER_CREATE_SESSION => Some(akcipher::create as _),
         _ => None,
     };
     let outcome = match create.filter(|_| config.serves(opcode >> 8)) {

@@ -3,7 +3,7 @@
 //! ```text
 //!   AES in ECB, CBC and CTR mode     cipher          XTS                  xts
 //!   what hash and MAC share          digest          hash, mac
-//!   AES-GCM, AES-CCM, ChaCha20       aead            gcm, ccm
+//!   AES-GCM, AES-CCM, ChaCha20       aead            gcm, ccm            RSA   rsa
 //! ```
 //!
 //! All of it knows nothing of requests and memory: it gets slices. Data come in pieces wherever the
@@ -18,6 +18,7 @@ pub(crate) mod digest;
 mod gcm;
 pub(crate) mod hash;
 pub(crate) mod mac;
+pub(crate) mod rsa;
 mod xts;
 
 /// AES' block, and the length of an IV, in bytes.

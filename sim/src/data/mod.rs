@@ -6,6 +6,7 @@
 //! ```
 
 mod aead;
+mod akcipher;
 mod cipher;
 mod digest;
 
@@ -167,7 +168,16 @@ pub(crate) fn serve(
         Err(Refusal::Broken(error)) => return Err(error),
     };
     chain.write_last(dma, status).ok_or_else(|| job.truncated())?;
-    Ok(if job.qemu { chain.writable_len as u32 } else { written + 1 })
+    Ok(if job.qemu && !(written != 0 && is_asymmetric(&request)) {
+        chain.writable_len as u32
+    } else {
+        written + 1
+    })
+}
+
+/// Whether it is of the service whose used lengths say what was written with QEMU, too.
+fn is_asymmetric(request: &CipherRequest) -> bool {
+    request.header.opcode.get() >> 8 == wire::SERVICE_AKCIPHER
 }
 
 /// Serves what is not for a cipher.
@@ -190,6 +200,9 @@ fn other(
         }
         wire::AEAD_DECRYPT => {
             aead::serve(job, transmute_ref!(request), Direction::Decrypt, source, sessions, scratch)
+        }
+        wire::AKCIPHER_ENCRYPT..=wire::AKCIPHER_VERIFY => {
+            akcipher::serve(job, transmute_ref!(request), source, sessions)
         }
         _ => Err(Refusal::Status(wire::NOTSUPP, "there is no such opcode")),
     }

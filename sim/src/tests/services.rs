@@ -73,7 +73,7 @@ pub(super) fn ask(
 }
 
 /// Asks, however it is cut; it must be answered, always the same.
-fn tell(driver: &mut Driver, request: &[u8], follows: &[&[u8]], room: usize) -> Answer {
+pub(super) fn tell(driver: &mut Driver, request: &[u8], follows: &[&[u8]], room: usize) -> Answer {
     let answer = ask(driver, request, follows, room, 0).unwrap();
     for cut in [1, 7, 16, 71, 73] {
         assert_eq!(ask(driver, request, follows, room, cut).as_ref(), Some(&answer), "cut {cut}");
@@ -81,11 +81,11 @@ fn tell(driver: &mut Driver, request: &[u8], follows: &[&[u8]], room: usize) -> 
     answer
 }
 
-fn status(status: u8, room: usize) -> Answer {
+pub(super) fn status(status: u8, room: usize) -> Answer {
     Answer { status, len: 1, out: vec![UNTOUCHED; room] }
 }
 
-fn done(out: &[u8]) -> Answer {
+pub(super) fn done(out: &[u8]) -> Answer {
     Answer { status: OK, len: out.len() as u32 + 1, out: out.to_vec() }
 }
 
