@@ -3,6 +3,7 @@
 #![allow(dead_code)]
 
 pub mod evp;
+pub mod kinds;
 
 use std::time::{Duration, Instant};
 

@@ -1,17 +1,10 @@
-//! Published test vectors through the device: NIST SP 800-38A (appendix F) and Wycheproof's
-//! AES-CBC-PKCS5, on a simulated device with a thread, in place and into another buffer, both ways.
+//! AES-ECB, CBC and CTR: NIST SP 800-38A (appendix F) and Wycheproof's AES-CBC-PKCS5, in place and into
+//! another buffer, both ways.
 
-mod common;
+use ringbell::{Answer, Cipher, CipherKey, Direction, WaitCtx};
 
-use common::run;
-use ringbell::{Answer, Cipher, CipherKey, Device, Direction, Poller, WaitCtx};
-
-fn hex(text: &str) -> Vec<u8> {
-    let digits: Vec<u8> = text.bytes().filter(u8::is_ascii_hexdigit).collect();
-    assert_eq!(digits.len() % 2, 0);
-    let pair = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
-    digits.chunks(2).map(pair).collect()
-}
+use crate::common::run;
+use crate::{device, hex};
 
 const PLAINTEXT: &str = "6bc1bee22e409f96e93d7e117393172a ae2d8a571e03ac9c9eb76fac45af8e51
                          30c81c46a35ce411e5fbc1191a0a52ef f69f2445df4f9b17ad2b417be66c3710";
@@ -98,7 +91,13 @@ const NIST: [(&str, Cipher, &str, &str, &str); 9] = [
 ];
 
 /// In place, and into another buffer; both must say the same and leave the input as they should.
-fn transform(key: &CipherKey, direction: Direction, iv: &[u8], data: &[u8], ctx: &WaitCtx) -> Vec<u8> {
+pub(crate) fn transform(
+    key: &CipherKey,
+    direction: Direction,
+    iv: &[u8],
+    data: &[u8],
+    ctx: &WaitCtx,
+) -> Vec<u8> {
     let device = key.device();
     let request = key.request(direction, iv, device.buffer_from(data).unwrap(), None);
     let done = run(request, ctx);
@@ -113,12 +112,6 @@ fn transform(key: &CipherKey, direction: Direction, iv: &[u8], data: &[u8], ctx:
     assert_eq!(done.request().input(), data, "the input of a request with an output is left alone");
     assert_eq!(done.request().output(), in_place, "in place and not in place differ");
     in_place
-}
-
-fn device() -> (Device, Poller) {
-    let device = Device::open("sim:").unwrap();
-    let poller = Poller::spawn(&device, Default::default()).unwrap();
-    (device, poller)
 }
 
 #[test]
