@@ -132,6 +132,14 @@ fn signatures_are_those_that_openssl_makes_and_verify() {
     assert_eq!(operate(driver, SIGN, private, MESSAGE, *len), done(no_hash));
     assert_eq!(verify(driver, private, no_hash, MESSAGE), OK);
     assert_eq!(verify(driver, private, no_hash, &MESSAGE[1..]), KEY_REJECTED);
+    // A signature whose first byte is 0 is none without it.
+    let (message, signature) = (0..5000_u32)
+        .map(u32::to_le_bytes)
+        .map(|message| (message, operate(driver, SIGN, private, &message, *len).out))
+        .find(|(_, signature)| signature[0] == 0)
+        .unwrap();
+    assert_eq!(verify(driver, private, &signature, &message), OK);
+    assert_eq!(verify(driver, private, &signature[1..], &message), KEY_REJECTED);
     assert_eq!(operate(driver, SIGN, private, &[1; 118], *len), status(ERR, *len), "no room for padding");
     assert_eq!(operate(driver, SIGN, private, &[1; 117], *len).status, OK);
     assert_eq!(driver.sim.stats().faults, 0);
