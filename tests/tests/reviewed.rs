@@ -1,11 +1,16 @@
 //! What a hostile reader of the recovery found once, and what holds since.
 
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::unistd::ftruncate;
 use ringbell::sim::Sim;
 use ringbell::*;
+use ringbell_drivers::dma::Arena;
 use ringbell_drivers::pci::PciFunction;
 use ringbell_tests::bytes::Bytes;
 use ringbell_tests::hostile::{Hostile, Nature};
@@ -374,4 +379,21 @@ fn prepare_waits_while_software_takes_over() {
     let outcome = key.prepare_for(Direction::Encrypt, Duration::from_secs(3));
     poller.shutdown();
     assert!(outcome.is_ok(), "{outcome:?}");
+}
+
+#[test]
+fn an_arena_of_the_programs_own_memory_gives_no_buffer_that_nobody_chose() {
+    let sim = Sim::threaded("".parse().unwrap()).unwrap();
+    let file = memfd_create(c"registered", MFdFlags::MFD_ALLOW_SEALING).unwrap();
+    ftruncate(&file, 1 << 16).unwrap();
+    fcntl(&file, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_SHRINK)).unwrap();
+    // SAFETY: nobody else uses the file.
+    let memory = unsafe { UserMemory::map(file.as_fd(), 0, 1 << 16) }.unwrap();
+    let arena = Arena::over(sim.function(), memory, Arc::default()).unwrap();
+    let chosen = arena.range(0..4096).unwrap();
+    // It would stand on the same bytes, and two slices of them could be written at once.
+    let error = arena.buffer(4096).unwrap_err();
+    assert!(error.to_string().contains("range"), "{error}");
+    drop(chosen);
+    assert!(arena.range(0..4096).is_ok());
 }
