@@ -397,3 +397,24 @@ fn an_arena_of_the_programs_own_memory_gives_no_buffer_that_nobody_chose() {
     drop(chosen);
     assert!(arena.range(0..4096).is_ok());
 }
+
+/// QEMU says ERR where it has no room. However often it has said so, an idle session is to make room.
+#[test]
+fn a_session_that_waited_long_for_room_gets_that_of_one_that_is_idle() {
+    let device = Device::open("sim:quirks=qemu").unwrap();
+    let _poller = Poller::spawn(&device, PollerConfig::default()).unwrap();
+    let limit = Duration::from_secs(60);
+    let mut keys: Vec<CipherKey> = (0..=255_u8)
+        .map(|number| {
+            let key = device.cipher_key(Cipher::Aes128Cbc, &[number; 16]).unwrap();
+            key.prepare_for(Direction::Encrypt, limit).unwrap();
+            key
+        })
+        .collect();
+    let one_more = device.cipher_key(Cipher::Aes256Cbc, &[1; 32]).unwrap();
+    // Asks again and again.
+    let error = one_more.prepare_for(Direction::Encrypt, Duration::from_millis(200)).unwrap_err();
+    assert!(matches!(error, Error::Refused { .. }), "{error}");
+    keys.pop();
+    one_more.prepare_for(Direction::Encrypt, Duration::from_secs(5)).unwrap();
+}

@@ -168,10 +168,12 @@ impl VirtioCrypto {
         session.refusals.store(refusals, Ordering::Relaxed);
         let (evicted, others, most) = {
             let mut sessions = self.sessions();
+            let (others, most) = (sessions.live().count(), sessions.most_live);
             // Where room was made and it did not help, it is not for want of room. Twice, for another
-            // session may have taken the first.
-            let evict = no_space || unclear && refusals <= 2;
-            (if evict { sessions.evict() } else { None }, sessions.live().count(), sessions.most_live)
+            // session may have taken the first. But a session that has been refused often while all
+            // were in use gets the room of the first that is not.
+            let evict = no_space || unclear && (refusals <= 2 || others >= most);
+            (if evict { sessions.evict() } else { None }, others, most)
         };
         let name = status_byte::name(status);
         if let Some(evicted) = evicted {
