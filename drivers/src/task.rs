@@ -5,13 +5,16 @@
 //!
 //! ```text
 //!                 the waiter                                   the poll thread, in the call
-//!    EMPTY --> LOCKED --------> WAITS                          swap: the result is in
+//!    EMPTY --> LOCKED --------> WAITS                          exchange: the result is in
 //!      |    (its waker goes       |                              old was WAITS: wake it
 //!      |     into the cell)       |                              old was LOCKED: whoever has the
 //!      |                          |                              lock finds the result
 //!      +--------> result <--------+
 //!   and back to EMPTY when it is taken
 //! ```
+//!
+//! The lock is a bit of its own, which stays beside a result that comes meanwhile: the result may be taken by
+//! another, who waits for the next one before whoever has the lock gives it back.
 //!
 //! The waker stays in the cell, for a task mostly waits again: waiting costs no reference count then. It is
 //! read in two places: under the lock, and by a delivery that has found WAITS, after the word has changed.
@@ -35,6 +38,7 @@ use crate::primitive::atomic::{AtomicPtr, Ordering};
 /// States of the word that are no result. Results are aligned to more.
 const EMPTY: usize = 0;
 const WAITS: usize = 1;
+/// This one is a bit of results, too.
 const LOCKED: usize = 2;
 
 /// A value, the result of its claim, and the waker of who waits for that. To be had through a [`Shared`]
@@ -67,14 +71,33 @@ impl<T, R> Posted<T, R> {
     }
 
     fn is_result(word: *mut R) -> bool {
-        word.addr() > LOCKED
+        word.addr() > WAITS | LOCKED
     }
 
-    /// Puts a result in; returns the word as it was.
+    /// The box that a word with a result is.
+    ///
+    /// # Safety
+    /// The word was this thread's to exchange for another, and is used for this once.
+    unsafe fn result(word: *mut R) -> Box<R> {
+        // SAFETY: only `put` stores results, each from Box::into_raw, and each leaves by one exchange only,
+        // so this is its one owner.
+        unsafe { Box::from_raw(word.map_addr(|address| address & !LOCKED)) }
+    }
+
+    /// Puts a result in, under whoever has the lock; returns the word as it was.
+    #[inline]
     fn put(&self, result: Box<R>) -> *mut R {
-        // AcqRel: pairs with the exchange in `take`, either way round; and with the Release of WAITS, for
-        // the waker.
-        self.word.swap(Box::into_raw(result), Ordering::AcqRel)
+        let result = Box::into_raw(result);
+        let mut word = self.word.load(Ordering::Relaxed);
+        loop {
+            let new = result.map_addr(|address| address | word.addr() & LOCKED);
+            // AcqRel: pairs with the exchange in `take`, either way round; and with the Release of WAITS,
+            // for the waker.
+            match self.word.compare_exchange_weak(word, new, Ordering::AcqRel, Ordering::Relaxed) {
+                Ok(old) => return old,
+                Err(now) => word = now,
+            }
+        }
     }
 
     #[inline]
@@ -85,17 +108,17 @@ impl<T, R> Posted<T, R> {
     /// Takes the result that the word was just found to be, if it was one.
     #[inline(always)]
     fn take_from(&self, word: *mut R) -> Option<Box<R>> {
-        if !Self::is_result(word) {
-            return None;
+        let mut word = word;
+        while Self::is_result(word) {
+            let empty = without_provenance_mut(EMPTY | word.addr() & LOCKED);
+            // Acquire: pairs with the Release in `put`. Another taker may be faster.
+            match self.word.compare_exchange(word, empty, Ordering::Acquire, Ordering::Relaxed) {
+                // SAFETY: this exchange took it out.
+                Ok(word) => return Some(unsafe { Self::result(word) }),
+                Err(now) => word = now,
+            }
         }
-        let empty = without_provenance_mut(EMPTY);
-        // Acquire: pairs with the Release in `put`. Another taker may be faster.
-        match self.word.compare_exchange(word, empty, Ordering::Acquire, Ordering::Relaxed) {
-            // SAFETY: only `put` stores results here, each from Box::into_raw, and each leaves by one
-            // exchange only, so this is its one owner.
-            Ok(word) => Some(unsafe { Box::from_raw(word) }),
-            Err(_) => None,
-        }
+        None
     }
 
     /// Takes the lock of the cell. Err: a result is there, or another has the lock.
@@ -117,10 +140,20 @@ impl<T, R> Posted<T, R> {
     /// Gives the lock back. False: a result has come meanwhile, and nobody was woken for it.
     #[inline]
     fn unlock(&self, state: usize) -> bool {
-        // Release: the waker, for the delivery that finds WAITS and for the next with the lock. Acquire,
-        // where it fails: as in `take`.
-        let (locked, state) = (without_provenance_mut(LOCKED), without_provenance_mut(state));
-        self.word.compare_exchange(locked, state, Ordering::AcqRel, Ordering::Acquire).is_ok()
+        let mut word = without_provenance_mut::<R>(LOCKED);
+        loop {
+            let has_result = Self::is_result(word);
+            let new = if has_result {
+                word.map_addr(|address| address & !LOCKED)
+            } else {
+                without_provenance_mut(state)
+            };
+            // Release: the waker, for the delivery that finds WAITS and for the next with the lock.
+            match self.word.compare_exchange(word, new, Ordering::AcqRel, Ordering::Relaxed) {
+                Ok(_) => return !has_result,
+                Err(now) => word = now,
+            }
+        }
     }
 }
 
@@ -160,8 +193,8 @@ impl<T, R> Calling<Posted<T, R>> {
                 }
             });
         } else if Posted::<T, R>::is_result(old) {
-            // SAFETY: as in `take`.
-            drop(unsafe { Box::from_raw(old) });
+            // SAFETY: the exchange in `put` took it out.
+            drop(unsafe { Posted::<T, R>::result(old) });
         }
     }
 }
@@ -182,8 +215,8 @@ impl<T, R> Shared<Posted<T, R>> {
     pub fn put(&self, result: Box<R>) {
         let old = Posted::put(self, result);
         if Posted::<T, R>::is_result(old) {
-            // SAFETY: as in `Posted::take`.
-            drop(unsafe { Box::from_raw(old) });
+            // SAFETY: as in `post`.
+            drop(unsafe { Posted::<T, R>::result(old) });
         }
     }
 
