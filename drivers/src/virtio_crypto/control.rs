@@ -45,12 +45,22 @@ pub(super) enum Command {
     Destroy(Purpose, u64),
 }
 
+/// Where the reply stands: after room for a key of so many bytes.
+const fn reply_behind(key: usize) -> usize {
+    if create::REQUEST + key > SMALL { LARGE } else { SMALL }
+}
+
+/// Bytes of the buffer of a command with a key of so many bytes.
+pub(super) const fn buffer_len(key: usize) -> usize {
+    reply_behind(key) + REPLY_LEN
+}
+
 impl Command {
     /// Where the reply stands: after room for the key.
     fn reply(&self) -> usize {
         match self {
-            Self::Create(session) if create::REQUEST + session.spec().key.len() > SMALL => LARGE,
-            Self::Create(_) | Self::Destroy(..) => SMALL,
+            Self::Create(session) => reply_behind(session.spec().key.len()),
+            Self::Destroy(..) => reply_behind(0),
         }
     }
 }

@@ -10,7 +10,7 @@ use crossbeam_queue::SegQueue;
 use nix::sys::eventfd::EventFd;
 
 use super::config::Offer;
-use super::control::{Answer, Command, Control, Left};
+use super::control::{self, Answer, Command, Control, Left};
 use super::open::Agreed;
 use super::queues::Interrupts;
 use super::sessions::Sessions;
@@ -168,10 +168,12 @@ impl VirtioCrypto {
         session.refusals.store(refusals, Ordering::Relaxed);
         let (evicted, others, most) = {
             let mut sessions = self.sessions();
+            let (others, most) = (sessions.live().count(), sessions.most_live);
             // Where room was made and it did not help, it is not for want of room. Twice, for another
-            // session may have taken the first.
-            let evict = no_space || unclear && refusals <= 2;
-            (if evict { sessions.evict() } else { None }, sessions.live().count(), sessions.most_live)
+            // session may have taken the first. But a session that has been refused often while all
+            // were in use gets the room of the first that is not.
+            let evict = no_space || unclear && (refusals <= 2 || others >= most);
+            (if evict { sessions.evict() } else { None }, others, most)
         };
         let name = status_byte::name(status);
         if let Some(evicted) = evicted {
@@ -300,6 +302,14 @@ impl Engine for VirtioCrypto {
             return Err(Error::Invalid(format!(
                 "a key of {len} bytes is too long for {algorithm} on this device, which takes up to {most}; \
                  a longer key of an HMAC can be replaced by its hash (RFC 2104)"
+            )));
+        }
+        // Found out on the control queue it would be a fault of that, for which the device is reset.
+        if control::buffer_len(len) > self.arena.largest() {
+            return Err(Error::Invalid(format!(
+                "the device's DMA arena of {} bytes has no room to send a key of {len} bytes; open the device \
+                 with a larger arena",
+                self.arena.bytes()
             )));
         }
         // Also while it is being reset, or done by software: nothing is asked of it here.
