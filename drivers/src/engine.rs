@@ -114,8 +114,9 @@ pub struct Session {
     pub(crate) no_room: AtomicU32,
     /// The device has had it once.
     pub(crate) proven: AtomicBool,
-    /// How often the device has refused it since it was last live.
-    pub(crate) refusals: AtomicU32,
+    /// How often the device had room, or was given some, and has refused it all the same, since it was last
+    /// live or the device was found full.
+    pub(crate) in_vain: AtomicU32,
 }
 
 impl Session {
@@ -128,7 +129,7 @@ impl Session {
             lost: AtomicBool::new(false),
             no_room: AtomicU32::new(0),
             proven: AtomicBool::new(false),
-            refusals: AtomicU32::new(0),
+            in_vain: AtomicU32::new(0),
         }
     }
 
@@ -160,7 +161,7 @@ impl Session {
     pub(crate) fn set_live(&self, id: u64) {
         self.id.store(id, Ordering::Relaxed);
         self.no_room.store(0, Ordering::Relaxed);
-        self.refusals.store(0, Ordering::Relaxed);
+        self.in_vain.store(0, Ordering::Relaxed);
         self.proven.store(true, Ordering::Relaxed);
         self.state.store(SessionState::Live as u32, Ordering::Release);
     }

@@ -425,7 +425,7 @@ fn an_rsa_key_is_refused_where_the_arena_has_no_room_for_it_and_the_device_goes_
     let options = DeviceOptions { arena_bytes: 64 << 10, queue_size: 32, ..DeviceOptions::default() };
     let device = Device::open_with("sim:queues=9,queue-size=32", &options).unwrap();
     let _poller = Poller::spawn(&device, PollerConfig::default()).unwrap();
-    let pem = include_bytes!("../../poller/tests/rsa-2048.pem");
+    let pem = include_bytes!("../data/rsa-2048.pem");
     let error = device.rsa_key(RsaPadding::Raw, pem).and_then(|key| key.prepare()).unwrap_err();
     assert!(matches!(error, Error::Invalid(_)), "{error}");
     let key = device.cipher_key(Cipher::Aes128Cbc, &[1; 16]).unwrap();

@@ -43,6 +43,12 @@ const _: () = assert!(size_of::<ControlHeader>() + 56 == create::REQUEST && LARG
 pub(super) enum Command {
     Create(Arc<Session>),
     Destroy(Purpose, u64),
+    /// Create a session like `known`, which the device holds, to see whether it has room: it has refused
+    /// `doubted` without saying why.
+    Probe {
+        doubted: Arc<Session>,
+        known: Arc<Session>,
+    },
 }
 
 /// Where the reply stands: after room for a key of so many bytes.
@@ -56,12 +62,17 @@ pub(super) const fn buffer_len(key: usize) -> usize {
 }
 
 impl Command {
+    /// What the device is to create.
+    fn created(&self) -> Option<&Arc<Session>> {
+        match self {
+            Self::Create(session) | Self::Probe { known: session, .. } => Some(session),
+            Self::Destroy(..) => None,
+        }
+    }
+
     /// Where the reply stands: after room for the key.
     fn reply(&self) -> usize {
-        match self {
-            Self::Create(session) => reply_behind(session.spec().key.len()),
-            Self::Destroy(..) => reply_behind(0),
-        }
+        reply_behind(self.created().map_or(0, |session| session.spec().key.len()))
     }
 }
 
@@ -71,6 +82,12 @@ pub(super) enum Answer {
     Created(Arc<Session>, u64),
     NotCreated(Arc<Session>, u32),
     Destroyed,
+    /// Of a [`Command::Probe`], with the id of what was created, if anything was.
+    Probed {
+        doubted: Arc<Session>,
+        known: Arc<Session>,
+        id: Option<u64>,
+    },
 }
 
 pub(super) struct Entry {
@@ -157,7 +174,9 @@ impl Control {
         // Not in the specification: a device that answers without writing is found out.
         buffer[at..].fill(0xff);
         let (readable, writable) = match &command {
-            Command::Create(session) => (create::fill(&mut buffer[..at], session.spec()), REPLY_LEN as u32),
+            Command::Create(session) | Command::Probe { known: session, .. } => {
+                (create::fill(&mut buffer[..at], session.spec()), REPLY_LEN as u32)
+            }
             Command::Destroy(purpose, id) => (create::fill_destroy(&mut buffer[..at], *purpose, *id), 1),
         };
         let (request, reply) = (buffer.iova(), buffer.iova() + at as u64);
@@ -192,7 +211,7 @@ impl Control {
             usize::from(RING),
             |_, id, len, entry| {
                 let capacity = match entry.command {
-                    Command::Create(_) => REPLY_LEN as u32,
+                    Command::Create(_) | Command::Probe { .. } => REPLY_LEN as u32,
                     Command::Destroy(..) => 1,
                 };
                 if len > capacity { Err(Lie::Length { id, len, capacity }) } else { Ok(id) }
@@ -259,16 +278,25 @@ pub(super) struct Left {
 /// Reads the reply; the error is a status that the specification does not have.
 fn answer(buffer: &DmaBuffer, command: Command) -> Result<Answer, (Command, u8)> {
     let at = command.reply();
-    match command {
-        Command::Create(session) => {
-            let reply = SessionReply::read_from_bytes(&buffer[at..at + REPLY_LEN]).unwrap_or_default();
-            let status = reply.status.get();
-            match u8::try_from(status).ok().and_then(status::decode) {
-                Some(DeviceStatus::Ok) => Ok(Answer::Created(session, reply.session_id.get())),
-                Some(_) => Ok(Answer::NotCreated(session, status)),
-                None => Err((Command::Create(session), status.to_le_bytes()[0])),
-            }
+    let created = || {
+        let reply = SessionReply::read_from_bytes(&buffer[at..at + REPLY_LEN]).unwrap_or_default();
+        let status = reply.status.get();
+        match u8::try_from(status).ok().and_then(status::decode) {
+            Some(DeviceStatus::Ok) => Ok(Ok(reply.session_id.get())),
+            Some(_) => Ok(Err(status)),
+            None => Err(status.to_le_bytes()[0]),
         }
+    };
+    match command {
+        Command::Create(session) => match created() {
+            Ok(Ok(id)) => Ok(Answer::Created(session, id)),
+            Ok(Err(status)) => Ok(Answer::NotCreated(session, status)),
+            Err(byte) => Err((Command::Create(session), byte)),
+        },
+        Command::Probe { doubted, known } => match created() {
+            Ok(id) => Ok(Answer::Probed { doubted, known, id: id.ok() }),
+            Err(byte) => Err((Command::Probe { doubted, known }, byte)),
+        },
         // Whatever a destroy is answered with, the session is not ours any more.
         Command::Destroy(..) => match status::decode(buffer[at]) {
             Some(_) => Ok(Answer::Destroyed),

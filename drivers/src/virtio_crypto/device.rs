@@ -25,6 +25,9 @@ use crate::virtqueue::Wake;
 /// Bit of the ISR status: the configuration has changed (4.1.4.5).
 const ISR_CONFIG: u8 = 1 << 1;
 
+/// How often a session that nobody says why it is refused is tried with room for it.
+const MOST_IN_VAIN: u32 = 3;
+
 /// A virtio-crypto device.
 pub struct VirtioCrypto {
     pub(super) transport: Transport,
@@ -132,11 +135,11 @@ impl VirtioCrypto {
                     Answer::Created(session, id) => {
                         tracing::debug!(device = self.address(), session = id, spec = ?session.spec(), "session created");
                         session.set_live(id);
-                        self.sessions().note_live();
                         let lost = session.lost.swap(false, Ordering::Relaxed);
                         self.sessions_restored.fetch_add(lost.into(), Ordering::Relaxed);
                     }
                     Answer::NotCreated(session, status) => self.not_created(&session, status),
+                    Answer::Probed { doubted, known, id } => self.probed(&doubted, &known, id),
                     Answer::Destroyed => {}
                 }
             });
@@ -159,50 +162,74 @@ impl VirtioCrypto {
         progress
     }
 
-    /// The device did not create a session: full, or unwilling. Where an idle session can make room
-    /// it does (some devices say ERR where they mean NOSPC); what is clear is kept.
+    /// The device did not create a session: full, or unwilling. Some devices say ERR for both, as QEMU's
+    /// does; where nothing else tells them apart, it is asked whether it has room for a session like one
+    /// that it has.
     fn not_created(&self, session: &Arc<Session>, status: u32) {
-        let no_space = status == u32::from(wire::status::NOSPC);
-        let unclear = status == u32::from(wire::status::ERR);
-        let refusals = session.refusals.load(Ordering::Relaxed).saturating_add(1);
-        session.refusals.store(refusals, Ordering::Relaxed);
-        let (evicted, others, most) = {
-            let mut sessions = self.sessions();
-            let (others, most) = (sessions.live().count(), sessions.most_live);
-            // Where room was made and it did not help, it is not for want of room. Twice, for another
-            // session may have taken the first. But a session that has been refused often while all
-            // were in use gets the room of the first that is not.
-            let evict = no_space || unclear && (refusals <= 2 || others >= most);
-            (if evict { sessions.evict() } else { None }, others, most)
-        };
-        let name = status_byte::name(status);
-        if let Some(evicted) = evicted {
-            tracing::debug!(
-                device = self.address(),
-                name,
-                "the device holds no more sessions, an idle one makes room"
-            );
-            self.destroy(&evicted);
-            // The control queue is worked off in order of submission by every device known; one that
-            // is not answers "full" once more and the next idle session goes.
-            return self.send(Command::Create(Arc::clone(session)));
-        }
-        // A device that says "no room" means for the moment, whoever has the room. One that says ERR may
-        // mean the same, as QEMU's does: if it has taken this one before, or holds as many as it ever did,
-        // or has not said so often.
-        let full = others > 0 && (others >= most || refusals <= 2);
-        let proven = session.proven.load(Ordering::Relaxed);
-        if no_space || unclear && (full || proven) {
-            tracing::debug!(
-                device = self.address(),
-                name,
-                "the device holds no more sessions, all are in use"
-            );
-            session.no_room.store(status, Ordering::Relaxed);
-            session.set(SessionState::Absent);
+        if status == u32::from(wire::status::NOSPC) {
+            if !self.make_room_for(session) {
+                self.is_full(session, status);
+            }
             return;
         }
+        if status != u32::from(wire::status::ERR) {
+            return self.is_refused(session, status);
+        }
+        let proven = session.proven.load(Ordering::Relaxed);
+        let in_vain = session.in_vain.load(Ordering::Relaxed);
+        // Where there was room and it did not help, it is not for want of room. Not at once, for another
+        // session may have taken it.
+        if in_vain >= MOST_IN_VAIN {
+            // One that the device had before has room to come.
+            return if proven { self.is_full(session, status) } else { self.is_refused(session, status) };
+        }
+        if in_vain == 0 && self.make_room_for(session) {
+            return session.in_vain.store(1, Ordering::Relaxed);
+        }
+        let known = self.sessions().known_good();
+        match known {
+            Some(known) => self.send(Command::Probe { doubted: Arc::clone(session), known }),
+            None if proven => self.is_full(session, status),
+            None => self.is_refused(session, status),
+        }
+    }
+
+    /// Whether the device had room, where it has refused `doubted` without saying why.
+    fn probed(&self, doubted: &Arc<Session>, known: &Session, id: Option<u64>) {
+        match id {
+            Some(id) => {
+                doubted.in_vain.fetch_add(1, Ordering::Relaxed);
+                self.send(Command::Destroy(known.spec().purpose, id));
+                self.send(Command::Create(Arc::clone(doubted)));
+            }
+            None if self.make_room_for(doubted) => {}
+            None => self.is_full(doubted, u32::from(wire::status::ERR)),
+        }
+    }
+
+    /// Lets an idle session make room for another, if there is one.
+    fn make_room_for(&self, session: &Arc<Session>) -> bool {
+        let Some(evicted) = self.sessions().evict() else { return false };
+        tracing::debug!(device = self.address(), "the device holds no more sessions, an idle one makes room");
+        self.destroy(&evicted);
+        // The control queue is worked off in order of submission by every device known; one that
+        // is not answers "full" once more and the next idle session goes.
+        self.send(Command::Create(Arc::clone(session)));
+        true
+    }
+
+    /// There is no room for the moment, whoever has it.
+    fn is_full(&self, session: &Session, status: u32) {
+        let name = status_byte::name(status);
+        tracing::debug!(device = self.address(), name, "the device holds no more sessions, all are in use");
+        session.in_vain.store(0, Ordering::Relaxed);
+        session.no_room.store(status, Ordering::Relaxed);
+        session.set(SessionState::Absent);
+    }
+
+    fn is_refused(&self, session: &Session, status: u32) {
         let algorithm = session.spec().purpose.algorithm();
+        let name = status_byte::name(status);
         tracing::warn!(device = self.address(), %algorithm, status, name, "the device refuses a session");
         session.set(SessionState::Refused);
         if status == u32::from(wire::status::NOTSUPP) {

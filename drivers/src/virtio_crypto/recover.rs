@@ -29,7 +29,7 @@ impl VirtioCrypto {
             ControlQueue::Up(up) => up.retire(|command| {
                 self.control_pending.fetch_sub(1, Ordering::SeqCst);
                 // A destruction that the device may have done must not be asked for again.
-                if let Command::Create(session) = command {
+                if let Command::Create(session) | Command::Probe { doubted: session, .. } = command {
                     session.set(SessionState::Absent);
                 }
             }),
@@ -105,6 +105,8 @@ impl VirtioCrypto {
             match command {
                 Command::Destroy(..) => destroys.push(command),
                 Command::Create(_) => creates.push(command),
+                // The device has room now.
+                Command::Probe { doubted, .. } => creates.push(Command::Create(doubted)),
             }
         }
         tracing::debug!(
@@ -130,8 +132,11 @@ impl VirtioCrypto {
             let mut late = Vec::new();
             let polled = control.poll(|answer| {
                 // Asked for before: it has to go as well.
-                if let Answer::Created(session, id) = answer {
-                    late.push(Command::Destroy(session.spec().purpose, id));
+                match answer {
+                    Answer::Created(session, id) | Answer::Probed { known: session, id: Some(id), .. } => {
+                        late.push(Command::Destroy(session.spec().purpose, id));
+                    }
+                    _ => {}
                 }
             });
             let sent = late.into_iter().try_for_each(|command| control.send(command));

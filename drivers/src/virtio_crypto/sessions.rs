@@ -18,8 +18,6 @@ pub(super) struct Sessions {
     clock: u64,
     /// Number of sessions at which to look for those that can be forgotten.
     prune_at: usize,
-    /// The most that the device has held of ours at once.
-    pub(super) most_live: usize,
     /// What the device offered and then refused.
     pub(super) refused: HashSet<Algorithm>,
 }
@@ -64,9 +62,9 @@ impl Sessions {
         self.by_key.values().filter(|session| session.state() == SessionState::Live)
     }
 
-    /// One more is live.
-    pub(super) fn note_live(&mut self) {
-        self.most_live = self.most_live.max(self.live().count());
+    /// One that the device holds, and so would hold once more if it had room: the one with the shortest key.
+    pub(super) fn known_good(&self) -> Option<Arc<Session>> {
+        self.live().min_by_key(|session| session.spec().key.len()).cloned()
     }
 
     /// Sessions that the device holds: those that somebody has, and the idle ones, which are forgotten.
