@@ -152,10 +152,13 @@ impl Body {
         self.device.inner().engine().refused(self.purpose().algorithm());
     }
 
-    /// The answer was no.
+    /// It did not end with a yes: what has been opened and is not proven to be right is wiped.
     #[cold]
-    pub(crate) fn answered_no(&mut self) {
-        if let Some(chain) = &mut self.chain {
+    pub(crate) fn forget_unproven(&mut self) {
+        let opens = matches!(self.purpose(), Purpose::Aead { direction: Direction::Decrypt, .. });
+        if let Some(chain) = &mut self.chain
+            && opens
+        {
             chain.wipe_output();
         }
     }
@@ -177,7 +180,7 @@ impl Body {
         if let Some(chain) = &mut self.chain {
             let answer = chain.do_by_software(spec)?;
             if answer == Answer::No {
-                chain.wipe_output();
+                self.forget_unproven();
             }
             return Some(answer);
         }

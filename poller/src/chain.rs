@@ -7,6 +7,7 @@ use ringbell_drivers::virtio_crypto::{ChainJob, ChainOperation, Place};
 use ringbell_drivers::{Error, Result};
 
 use crate::device::Inner;
+use crate::not_made::NotMade;
 use crate::request::Answer;
 
 /// What the request brings beside its session and its buffers.
@@ -80,22 +81,58 @@ impl Chain {
     ///
     /// # Errors
     /// [`Error::NoRoom`] when there is no memory for the chain at the moment; [`Error::Invalid`] for what
-    /// can never work.
+    /// can never work. The buffers are as they were given.
     pub(crate) fn new(
         device: &Inner,
         spec: &SessionSpec,
         detail: Detail,
         mut inputs: Vec<DmaBuffer>,
         outputs: Option<Vec<DmaBuffer>>,
-    ) -> Result<Self> {
+    ) -> Result<Self, NotMade> {
+        let last = inputs.last().map(DmaBuffer::size);
+        match Self::prepare(device, spec, &detail, &mut inputs, outputs.as_deref()) {
+            Ok((job, lengths, input_len)) => {
+                let mut chain = Self {
+                    job,
+                    detail,
+                    inputs,
+                    outputs: outputs.unwrap_or_default(),
+                    in_place: lengths.in_place,
+                    input_len,
+                    output_len: lengths.output,
+                    computed: None,
+                    written: None,
+                };
+                if !chain.in_place {
+                    chain.shorten_outputs();
+                }
+                Ok(chain)
+            }
+            Err(error) => {
+                if let (Some(buffer), Some(len)) = (inputs.last_mut(), last) {
+                    // As long as it was: never more than it holds.
+                    let _ = buffer.set_len(len);
+                }
+                Err(NotMade::new(error, inputs.into(), outputs.unwrap_or_default().into()))
+            }
+        }
+    }
+
+    fn prepare(
+        device: &Inner,
+        spec: &SessionSpec,
+        detail: &Detail,
+        inputs: &mut [DmaBuffer],
+        outputs: Option<&[DmaBuffer]>,
+    ) -> Result<(ChainJob, Lengths, usize)> {
         let arena = device.engine().arena();
-        if inputs.iter().chain(outputs.iter().flatten()).any(|buffer| !buffer.is_of(arena)) {
+        if inputs.iter().chain(outputs.into_iter().flatten()).any(|buffer| !buffer.is_of(arena)) {
             return invalid("a buffer belongs to another device");
         }
-        let input_len = total(&inputs);
-        let output_total = outputs.as_deref().map(total);
-        let Lengths { output, in_place } = lengths(spec, &detail, input_len, output_total)?;
-        if in_place && output > input_len {
+        let input_len = total(inputs);
+        let lengths = lengths(spec, detail, input_len, outputs.map(total))?;
+        let output = lengths.output;
+        if lengths.in_place && output > input_len {
             // The tag goes behind the data.
             let more = output - input_len;
             let Some(last) = inputs.last_mut() else { return invalid("there is no buffer to seal in place") };
@@ -106,21 +143,8 @@ impl Chain {
                 ));
             }
         }
-        let mut chain = Self {
-            job: Self::job(device, spec, &detail, &inputs, outputs.as_deref(), input_len, output)?,
-            detail,
-            inputs,
-            outputs: outputs.unwrap_or_default(),
-            in_place,
-            input_len,
-            output_len: output,
-            computed: None,
-            written: None,
-        };
-        if !chain.in_place {
-            chain.shorten_outputs();
-        }
-        Ok(chain)
+        let job = Self::job(device, spec, detail, inputs, outputs, input_len, output)?;
+        Ok((job, lengths, input_len))
     }
 
     /// Separate outputs are as long as what is written there.
@@ -277,7 +301,7 @@ impl Chain {
         own.into_iter().chain(slices(buffers, len)).filter(|piece| !piece.is_empty())
     }
 
-    /// The answer is no: what has been opened and did not prove to be right is wiped.
+    /// Wipes what the device has written.
     #[cold]
     pub(crate) fn wipe_output(&mut self) {
         let buffers = if self.in_place { &mut self.inputs } else { &mut self.outputs };

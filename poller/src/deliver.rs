@@ -160,7 +160,7 @@ impl Tally {
         device: &Inner,
         fds: &mut Vec<Arc<EventFd>>,
     ) {
-        let InFlight { claim, body } = entry;
+        let InFlight { claim, mut body } = entry;
         if kept {
             let bytes = body.size() as u64;
             device.leaked_bytes.fetch_add(bytes, Ordering::Relaxed);
@@ -170,6 +170,7 @@ impl Tally {
             }
             std::mem::forget(body);
         } else if let Some(claim) = claim {
+            body.forget_unproven();
             deliver_caught(claim, body, Err(fault), self, fds);
         }
     }

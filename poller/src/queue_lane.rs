@@ -199,8 +199,10 @@ fn one_rare(entry: InFlight, status: DeviceStatus, tally: &mut Tally, fds: &mut 
     match status {
         DeviceStatus::InvalidSession => body.session_lost(),
         DeviceStatus::NotSupported => body.not_supported(),
-        DeviceStatus::BadMessage | DeviceStatus::KeyRejected => body.answered_no(),
         _ => {}
+    }
+    if status != DeviceStatus::Ok {
+        body.forget_unproven();
     }
     match claim {
         Some(claim) => deliver(claim, body, outcome(status), tally, fds),

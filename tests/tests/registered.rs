@@ -508,7 +508,7 @@ fn it_outlives_its_device_and_belongs_to_no_other() {
     let file = File::new("outlives", PAGE);
     let memory = file.register(&device);
     let foreign = other.hasher(Hash::Sha1).unwrap();
-    refused(foreign.digest(memory.buffer(0..10).unwrap()), "another device");
+    refused(foreign.digest(memory.buffer(0..10).unwrap()).map_err(Error::from), "another device");
     let mut buffer = memory.buffer(0..10).unwrap();
     poller.shutdown();
     drop(device);

@@ -432,3 +432,22 @@ fn an_rsa_key_is_refused_where_the_arena_has_no_room_for_it_and_the_device_goes_
     key.prepare().unwrap();
     assert_eq!((device.state(), device.stats().faults), (DeviceState::Ready, 0));
 }
+
+#[test]
+fn a_request_that_cannot_be_made_gives_its_buffers_back_as_they_were() {
+    let device = Device::open("sim:").unwrap();
+    let key = device.aead_key(Aead::Aes128Gcm, &[1; 16]).unwrap();
+    let mut data = device.buffer(128).unwrap();
+    data.set_len(100).unwrap();
+    data.fill(7);
+    // No memory for the chain: for the moment.
+    let hogs: Vec<_> = std::iter::from_fn(|| device.buffer(64).ok()).collect();
+    let not_made = key.seal(&[0; 12], b"", data).unwrap_err();
+    assert!(matches!(not_made.error(), Error::NoRoom(_)), "{not_made}");
+    let (inputs, outputs) = not_made.into_pieces();
+    assert_eq!((inputs.to_vec(), outputs.len()), (vec![7; 100], 0));
+    drop(hogs);
+    let not_made = key.seal(&[0; 11], b"", inputs).unwrap_err();
+    assert!(matches!(not_made.error(), Error::Invalid(_)), "{not_made}");
+    key.seal(&[0; 12], b"", not_made.into_pieces().0).unwrap();
+}

@@ -8,12 +8,12 @@ use common::{Rng, buffers_of, evp, output, run, stepped, zero_key};
 use ringbell::sim::Sim;
 use ringbell::{
     Aead, Answer, Cipher, Clock, Device, DeviceOptions, DeviceState, Direction, Error, Fault, Hash,
-    ManualClock, ManualPoller, Poller, PollerConfig, Reason, Request, Result, Stats, Status, WaitCtx,
+    ManualClock, ManualPoller, NotMade, Poller, PollerConfig, Reason, Request, Stats, Status, WaitCtx,
 };
 
 /// What says no, and names what.
-fn refused(result: Result<Request>, words: &[&str]) {
-    match result {
+fn refused(result: Result<Request, NotMade>, words: &[&str]) {
+    match result.map_err(NotMade::into_error) {
         Err(Error::Invalid(text)) => {
             assert!(
                 words.iter().all(|word| text.contains(word)) && !text.contains('\n'),
@@ -114,12 +114,12 @@ fn without_indirect_descriptors_what_fits_into_four_is_done_and_all_else_refused
     let ctx = WaitCtx::new();
     assert_eq!(device.capabilities().max_pieces, 2);
     let of = |lens: &[usize]| buffers_of(&device, lens);
-    let yes = |request: Result<Request>| {
+    let yes = |request: Result<Request, NotMade>| {
         let done = run(request.unwrap(), &ctx);
         assert_eq!(done.result(), Ok(Answer::Yes));
         output(&done)
     };
-    let no = |request: Result<Request>| refused(request, &["descriptors", "4"]);
+    let no = |request: Result<Request, NotMade>| refused(request, &["descriptors", "4"]);
 
     let hasher = device.hasher(Hash::Sha1).unwrap();
     assert_eq!(yes(hasher.digest(of(&[3, 4]))), evp::hash(Hash::Sha1, &[0xa5; 7]));

@@ -268,7 +268,7 @@ impl UserMemory {
     /// duplicated. The device gets the same memory by its file, which is what any backend can reach.
     ///
     /// # Errors
-    /// As for [`SharedMemory::map`].
+    /// As for [`SharedMemory::map`]; parts of pages.
     ///
     /// # Safety
     /// [`DmaBuffer`](super::DmaBuffer)s over this memory can be seen as Rust slices. While one is in the
@@ -276,6 +276,13 @@ impl UserMemory {
     /// may read them: not through another map of the file, in this process or in another, and not by
     /// write(2). Bytes that are in no buffer are not touched, and may be used in any way.
     pub unsafe fn map(fd: BorrowedFd<'_>, offset: u64, len: u64) -> Result<Self> {
+        // A file of huge pages is mapped in those: its block size says how large they are.
+        let attempted = || format!("map {len} bytes at {offset} of a DMA file");
+        let block = nix::sys::stat::fstat(fd).map_err(|e| Error::io(attempted(), e))?.st_blksize;
+        let unit = u64::try_from(block).unwrap_or(0).max(page_size() as u64);
+        if !offset.is_multiple_of(unit) || !len.is_multiple_of(unit) {
+            return Err(Error::Invalid(format!("cannot {}: it is made of pages of {unit}", attempted())));
+        }
         SharedMemory::map(fd, offset, len).map(|memory| Self { memory, offset })
     }
 

@@ -126,6 +126,9 @@ impl ChainJob {
             ChainOperation::Aead { nonce, aad, .. } => (nonce, aad, 0),
             ChainOperation::Rsa { .. } => (&[], &[], 0),
         };
+        if nonce.len() > IV {
+            return Err(Error::Invalid(format!("a nonce of {} bytes is longer than {IV}", nonce.len())));
+        }
         let variable = nonce.len() as u64 + aad.len() as u64 + result_len as u64;
         let all = variable + u64::from(read) + u64::from(write);
         if all > max_size || all + 256 > u64::from(u32::MAX) {

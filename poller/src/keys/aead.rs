@@ -12,6 +12,7 @@ use crate::body::Body;
 use crate::buffers::Buffers;
 use crate::chain::{Chain, Detail};
 use crate::device::Device;
+use crate::not_made::NotMade;
 use crate::request::Request;
 
 /// A key of authenticated encryption at the device. Cloning gives another handle.
@@ -96,8 +97,8 @@ impl AeadKey {
     /// # Errors
     /// [`Error::Invalid`] for what can never work: a nonce of the wrong length, no room for the tag, more
     /// bytes or buffers than the device takes; [`Error::NoRoom`] when there is no memory for the
-    /// descriptor chain at the moment.
-    pub fn seal(&self, nonce: &[u8], aad: &[u8], data: impl Into<Buffers>) -> Result<Request> {
+    /// descriptor chain at the moment. The buffers are inside.
+    pub fn seal(&self, nonce: &[u8], aad: &[u8], data: impl Into<Buffers>) -> Result<Request, NotMade> {
         self.request(Direction::Encrypt, nonce, aad, data.into(), None)
     }
 
@@ -111,17 +112,17 @@ impl AeadKey {
         aad: &[u8],
         data: impl Into<Buffers>,
         output: impl Into<Buffers>,
-    ) -> Result<Request> {
+    ) -> Result<Request, NotMade> {
         self.request(Direction::Encrypt, nonce, aad, data.into(), Some(output.into()))
     }
 
     /// A request that opens `sealed`, ciphertext with the tag behind it, in place: [`Request::output`] then
     /// is the plaintext. Where the tag does not match, the answer is [`Answer::No`](crate::Answer::No),
-    /// there is no output, and the buffers are wiped.
+    /// there is no output, and the buffers are wiped; so they are where the device ended it with an error.
     ///
     /// # Errors
     /// As for [`seal`](Self::seal).
-    pub fn open(&self, nonce: &[u8], aad: &[u8], sealed: impl Into<Buffers>) -> Result<Request> {
+    pub fn open(&self, nonce: &[u8], aad: &[u8], sealed: impl Into<Buffers>) -> Result<Request, NotMade> {
         self.request(Direction::Decrypt, nonce, aad, sealed.into(), None)
     }
 
@@ -135,7 +136,7 @@ impl AeadKey {
         aad: &[u8],
         sealed: impl Into<Buffers>,
         output: impl Into<Buffers>,
-    ) -> Result<Request> {
+    ) -> Result<Request, NotMade> {
         self.request(Direction::Decrypt, nonce, aad, sealed.into(), Some(output.into()))
     }
 
@@ -146,8 +147,11 @@ impl AeadKey {
         aad: &[u8],
         input: Buffers,
         output: Option<Buffers>,
-    ) -> Result<Request> {
-        let session = self.session(direction, aad.len())?;
+    ) -> Result<Request, NotMade> {
+        let session = match self.session(direction, aad.len()) {
+            Ok(session) => session,
+            Err(error) => return Err(NotMade::new(error, input, output.unwrap_or_default())),
+        };
         let detail = Detail::Nonce { nonce: nonce.to_vec(), aad: aad.to_vec() };
         let (inputs, outputs) = (input.into_pieces(), output.map(Buffers::into_pieces));
         let chain = Chain::new(self.device.inner(), session.spec(), detail, inputs, outputs)?;

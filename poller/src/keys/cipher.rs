@@ -13,6 +13,7 @@ use crate::body::Body;
 use crate::buffers::Buffers;
 use crate::chain::{Chain, Detail};
 use crate::device::Device;
+use crate::not_made::NotMade;
 use crate::request::Request;
 
 struct Inner {
@@ -115,14 +116,14 @@ impl CipherKey {
     /// # Errors
     /// [`Error::Invalid`](crate::Error::Invalid) for what can never work: a wrong IV length, part of a block,
     /// too many buffers; [`Error::NoRoom`](crate::Error::NoRoom) when there is no memory for the descriptor
-    /// chain at the moment.
+    /// chain at the moment. The buffers are inside.
     pub fn scatter(
         &self,
         direction: Direction,
         iv: &[u8],
         inputs: impl Into<Buffers>,
         outputs: Option<Buffers>,
-    ) -> Result<Request> {
+    ) -> Result<Request, NotMade> {
         let detail = Detail::Nonce { nonce: iv.to_vec(), aad: Vec::new() };
         let session = self.0.session(direction);
         let (device, inputs) = (&self.0.device, inputs.into().into_pieces());

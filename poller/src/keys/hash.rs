@@ -11,12 +11,13 @@ use crate::body::Body;
 use crate::buffers::Buffers;
 use crate::chain::{Chain, Detail};
 use crate::device::Device;
+use crate::not_made::NotMade;
 use crate::request::Request;
 
 type HashFunction = ringbell_drivers::algorithm::Hash;
 
 /// A request whose result is a digest or a code, in memory of its own.
-fn request(device: &Device, session: &Arc<Session>, input: Buffers) -> Result<Request> {
+fn request(device: &Device, session: &Arc<Session>, input: Buffers) -> Result<Request, NotMade> {
     let chain = Chain::new(device.inner(), session.spec(), Detail::Plain, input.into_pieces(), None)?;
     Ok(Request(Box::new(Body::chain(device, session, chain))))
 }
@@ -72,7 +73,8 @@ impl Hasher {
     /// # Errors
     /// [`Error::Invalid`](crate::Error::Invalid) for more bytes or buffers than the device takes;
     /// [`Error::NoRoom`](crate::Error::NoRoom) when there is no memory for the descriptor chain at the moment.
-    pub fn digest(&self, input: impl Into<Buffers>) -> Result<Request> {
+    /// The buffers are inside.
+    pub fn digest(&self, input: impl Into<Buffers>) -> Result<Request, NotMade> {
         request(&self.device, &self.session, input.into())
     }
 }
@@ -122,7 +124,7 @@ impl MacKey {
     ///
     /// # Errors
     /// As for [`Hasher::digest`].
-    pub fn compute(&self, input: impl Into<Buffers>) -> Result<Request> {
+    pub fn compute(&self, input: impl Into<Buffers>) -> Result<Request, NotMade> {
         request(&self.device, &self.session, input.into())
     }
 }

@@ -19,6 +19,7 @@ use crate::body::Body;
 use crate::buffers::Buffers;
 use crate::chain::{Chain, Detail};
 use crate::device::Device;
+use crate::not_made::NotMade;
 use crate::request::Request;
 
 /// Bytes that PKCS #1 padding takes at the least (RFC 8017, 7.2.1).
@@ -228,22 +229,21 @@ impl RsaKey {
     ///
     /// # Errors
     /// [`Error::Invalid`] for what can never work; [`Error::NoRoom`] when there is no DMA memory for the
-    /// result or the descriptor chain at the moment.
-    pub fn encrypt(&self, input: impl Into<Buffers>) -> Result<Request> {
+    /// result or the descriptor chain at the moment. The buffers are inside; of
+    /// [`verify`](Self::verify) the digest's behind the signature's.
+    pub fn encrypt(&self, input: impl Into<Buffers>) -> Result<Request, NotMade> {
         let input = input.into();
         let len = input.len();
-        match self.padding {
-            RsaPadding::Pkcs1(_) if len + PKCS1_OVERHEAD > self.size() => {
-                return Err(Error::Invalid(format!(
-                    "{len} bytes are too many to be encrypted with RSA of {} bits and PKCS #1 padding: at most {}",
-                    self.bits,
-                    self.size() - PKCS1_OVERHEAD
-                )));
-            }
-            RsaPadding::Raw => self.check(&input, "what is encrypted without padding")?,
-            _ => {}
-        }
-        self.request(&self.public, RsaOperation::Encrypt, input, 0)
+        let checked = match self.padding {
+            RsaPadding::Pkcs1(_) if len + PKCS1_OVERHEAD > self.size() => Err(Error::Invalid(format!(
+                "{len} bytes are too many to be encrypted with RSA of {} bits and PKCS #1 padding: at most {}",
+                self.bits,
+                self.size() - PKCS1_OVERHEAD
+            ))),
+            RsaPadding::Raw => self.check(&input, "what is encrypted without padding"),
+            _ => Ok(()),
+        };
+        self.request(checked.map(|()| &self.public), RsaOperation::Encrypt, input, 0)
     }
 
     /// A request that decrypts `input`, of [`size`](Self::size) bytes, with the private key. Where the padding
@@ -252,20 +252,20 @@ impl RsaKey {
     ///
     /// # Errors
     /// As for [`encrypt`](Self::encrypt), and for a public key.
-    pub fn decrypt(&self, input: impl Into<Buffers>) -> Result<Request> {
+    pub fn decrypt(&self, input: impl Into<Buffers>) -> Result<Request, NotMade> {
         let input = input.into();
-        self.check(&input, "a ciphertext")?;
-        self.request(self.private("decrypt")?, RsaOperation::Decrypt, input, 0)
+        let session = self.check(&input, "a ciphertext").and_then(|()| self.private("decrypt"));
+        self.request(session, RsaOperation::Decrypt, input, 0)
     }
 
     /// A request that signs a digest with the private key. With [`RsaPadding::Pkcs1`] only.
     ///
     /// # Errors
     /// As for [`encrypt`](Self::encrypt), and for a public key or a digest of another length.
-    pub fn sign(&self, digest: impl Into<Buffers>) -> Result<Request> {
+    pub fn sign(&self, digest: impl Into<Buffers>) -> Result<Request, NotMade> {
         let digest = digest.into();
-        self.check_digest(&digest)?;
-        self.request(self.private("sign")?, RsaOperation::Sign, digest, 0)
+        let session = self.check_digest(&digest).and_then(|()| self.private("sign"));
+        self.request(session, RsaOperation::Sign, digest, 0)
     }
 
     /// A request that verifies the signature of a digest with the public key: the answer is
@@ -274,13 +274,16 @@ impl RsaKey {
     ///
     /// # Errors
     /// As for [`encrypt`](Self::encrypt), and for a digest of another length.
-    pub fn verify(&self, signature: impl Into<Buffers>, digest: impl Into<Buffers>) -> Result<Request> {
+    pub fn verify(
+        &self,
+        signature: impl Into<Buffers>,
+        digest: impl Into<Buffers>,
+    ) -> Result<Request, NotMade> {
         let (mut input, digest) = (signature.into(), digest.into());
-        self.check_digest(&digest)?;
-        self.check(&input, "a signature")?;
+        let checked = self.check_digest(&digest).and_then(|()| self.check(&input, "a signature"));
         let digest_len = digest.len();
         input.extend(digest.into_pieces());
-        self.request(&self.public, RsaOperation::Verify, input, digest_len)
+        self.request(checked.map(|()| &self.public), RsaOperation::Verify, input, digest_len)
     }
 
     fn private(&self, what: &str) -> Result<&Arc<Session>> {
@@ -313,14 +316,20 @@ impl RsaKey {
 
     fn request(
         &self,
-        session: &Arc<Session>,
+        session: Result<&Arc<Session>>,
         operation: RsaOperation,
         input: Buffers,
         digest_len: usize,
-    ) -> Result<Request> {
-        let outputs = match operation {
-            RsaOperation::Verify => None,
-            _ => Some(vec![self.device.buffer(self.size())?]),
+    ) -> Result<Request, NotMade> {
+        let outputs = || -> Result<_> {
+            Ok(match operation {
+                RsaOperation::Verify => None,
+                _ => Some(vec![self.device.buffer(self.size())?]),
+            })
+        };
+        let (session, outputs) = match session.and_then(|session| Ok((session, outputs()?))) {
+            Ok(both) => both,
+            Err(error) => return Err(NotMade::new(error, input, Buffers::new())),
         };
         let detail = Detail::Rsa { operation, digest_len };
         let chain = Chain::new(self.device.inner(), session.spec(), detail, input.into_pieces(), outputs)?;

@@ -40,13 +40,13 @@ fn padding(name: &str) -> RsaPadding {
 fn request(key: &RsaKey, operation: &str, input: &str, digest: Option<&str>) -> ringbell::Result<Request> {
     let device = key.device();
     let buffer = |hex: &str| device.buffer_from(&bytes(hex));
-    match (operation, digest) {
-        ("encrypt", None) => key.encrypt(buffer(input)?),
-        ("decrypt", None) => key.decrypt(buffer(input)?),
-        ("sign", None) => key.sign(buffer(input)?),
-        ("verify", Some(digest)) => key.verify(buffer(input)?, buffer(digest)?),
+    Ok(match (operation, digest) {
+        ("encrypt", None) => key.encrypt(buffer(input)?)?,
+        ("decrypt", None) => key.decrypt(buffer(input)?)?,
+        ("sign", None) => key.sign(buffer(input)?)?,
+        ("verify", Some(digest)) => key.verify(buffer(input)?, buffer(digest)?)?,
         other => panic!("there is no operation {other:?}"),
-    }
+    })
 }
 
 /// One job: what stands behind its name.

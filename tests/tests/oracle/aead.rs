@@ -340,10 +340,10 @@ fn what_can_never_work_is_a_clear_error() {
         }
         let nonce = [0; 12];
         // No room for the tag: the buffer is full to the last byte of its cache line.
-        invalid(key.seal(&nonce, b"", buffer(64)).map(drop), "longer");
-        invalid(key.seal_into(&nonce, b"", buffer(10), buffer(25)).map(drop), "26");
-        invalid(key.open(&nonce, b"", buffer(15)).map(drop), "tag");
-        invalid(key.open_into(&nonce, b"", buffer(26), buffer(9)).map(drop), "10");
+        invalid(key.seal(&nonce, b"", buffer(64)).map(drop).map_err(Error::from), "longer");
+        invalid(key.seal_into(&nonce, b"", buffer(10), buffer(25)).map(drop).map_err(Error::from), "26");
+        invalid(key.open(&nonce, b"", buffer(15)).map(drop).map_err(Error::from), "tag");
+        invalid(key.open_into(&nonce, b"", buffer(26), buffer(9)).map(drop).map_err(Error::from), "10");
         for len in [0, aead.key_len() - 1, aead.key_len() + 1] {
             invalid(device.aead_key(aead, &vec![0; len]).map(drop), &aead.key_len().to_string());
         }
@@ -351,7 +351,10 @@ fn what_can_never_work_is_a_clear_error() {
             invalid(device.aead_key_with_tag(aead, &bytes, tag).map(drop), "16");
         }
         let foreign = Device::open("sim:").unwrap();
-        invalid(key.open(&nonce, b"", foreign.buffer(64).unwrap()).map(drop), "another device");
+        invalid(
+            key.open(&nonce, b"", foreign.buffer(64).unwrap()).map(drop).map_err(Error::from),
+            "another device",
+        );
     }
     // The length field of CCM with a nonce of 13 bytes has 16 bits.
     let key = device.aead_key(Aead::Aes128Ccm, &[1; 16]).unwrap();

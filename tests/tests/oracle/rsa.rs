@@ -15,11 +15,11 @@ fn at(device: &Device, padding: RsaPadding, key: &Rsa<Private>) -> RsaKey {
     device.rsa_key(padding, &key.private_key_to_der().unwrap()).unwrap()
 }
 
-fn done(request: ringbell::Result<Request>, ctx: &WaitCtx) -> Completion {
+fn done(request: Result<Request, ringbell::NotMade>, ctx: &WaitCtx) -> Completion {
     run(request.unwrap(), ctx)
 }
 
-fn yes(request: ringbell::Result<Request>, ctx: &WaitCtx) -> Vec<u8> {
+fn yes(request: Result<Request, ringbell::NotMade>, ctx: &WaitCtx) -> Vec<u8> {
     let done = done(request, ctx);
     assert_eq!((done.result(), ctx.status()), (Ok(Answer::Yes), Status::Ok));
     output(&done)
