@@ -9,7 +9,8 @@ use crate::{device, length};
 /// How the buffers of a request lie.
 #[derive(Clone, Copy, Debug)]
 enum Place {
-    InPlace,
+    /// In place.
+    Same,
     Into,
     /// In place, over so many.
     Scattered(usize),
@@ -20,7 +21,7 @@ enum Place {
 impl Place {
     fn random(rng: &mut Rng) -> Self {
         match rng.below(4) {
-            0 => Self::InPlace,
+            0 => Self::Same,
             1 => Self::Into,
             2 => Self::Scattered(1 + rng.below(10)),
             _ => Self::ScatteredInto(1 + rng.below(10), 1 + rng.below(10)),
@@ -97,7 +98,7 @@ fn seal(device: &Device, case: &Case, place: Place, rng: &mut Rng, ctx: &WaitCtx
     let (nonce, aad, data) = (&case.nonce, &case.aad, &case.data);
     let full = data.len() + case.tag;
     let request = match place {
-        Place::InPlace => key.seal(nonce, aad, with_room(device, rng, data, 1, case.tag)),
+        Place::Same => key.seal(nonce, aad, with_room(device, rng, data, 1, case.tag)),
         Place::Scattered(count) => key.seal(nonce, aad, with_room(device, rng, data, count, case.tag)),
         Place::Into => {
             let (input, output) = (device.buffer_from(data).unwrap(), device.buffer(full).unwrap());
@@ -116,7 +117,7 @@ fn seal(device: &Device, case: &Case, place: Place, rng: &mut Rng, ctx: &WaitCtx
     assert!(sealed == case.sealed(), "sealing {}", case.what(place));
     let (inputs, outputs) = done.into_request().into_pieces();
     match place {
-        Place::InPlace | Place::Scattered(_) => {
+        Place::Same | Place::Scattered(_) => {
             assert!(inputs.to_vec() == sealed && outputs.pieces().is_empty(), "{}", case.what(place));
         }
         Place::Into | Place::ScatteredInto(..) => {
@@ -137,7 +138,7 @@ fn open(
     let key = case.key(device);
     let (nonce, aad) = (&case.nonce, &case.aad);
     let request = match place {
-        Place::InPlace => key.open(nonce, aad, device.buffer_from(sealed).unwrap()),
+        Place::Same => key.open(nonce, aad, device.buffer_from(sealed).unwrap()),
         Place::Scattered(count) => key.open(nonce, aad, scattered(device, rng, sealed, count)),
         Place::Into => {
             let mut plain = device.buffer(sealed.len() - case.tag).unwrap();
@@ -155,7 +156,7 @@ fn open(
     assert_eq!(ctx.status(), Status::Ok, "{what}");
     let plain = output(&done);
     let answer = done.result().unwrap_or_else(|fault| panic!("{fault}: {what}"));
-    let in_place = matches!(place, Place::InPlace | Place::Scattered(_));
+    let in_place = matches!(place, Place::Same | Place::Scattered(_));
     let (inputs, outputs) = done.into_request().into_pieces();
     match answer {
         Answer::Yes => {
