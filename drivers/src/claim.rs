@@ -94,6 +94,26 @@ impl<T> Shared<T> {
         self.block().word.load(Ordering::Acquire) & BUSY != 0
     }
 
+    /// Whether a call is to come, or runs: claimed and not given up, or being called.
+    pub fn is_awaited(&self) -> bool {
+        // Acquire: where the call is over, what it wrote is visible.
+        let word = self.block().word.load(Ordering::Acquire);
+        word & (BUSY | DETACHED) == BUSY || word & CALLS != 0
+    }
+
+    /// Whether a request is in flight that was not given up.
+    pub fn is_in_flight(&self) -> bool {
+        self.block().word.load(Ordering::Acquire) & (BUSY | DETACHED) == BUSY
+    }
+
+    /// Whether nothing of any claim is left: neither a request in flight, given up or not, nor a call
+    /// that runs. What calls wrote is visible then.
+    #[inline]
+    pub fn is_idle(&self) -> bool {
+        // Acquire: pairs with the Release at the end of claims and calls.
+        self.block().word.load(Ordering::Acquire) & (BUSY | CALLS) == 0
+    }
+
     /// The generation of the present claim, where there is one.
     pub fn generation(&self) -> Option<u32> {
         let word = self.block().word.load(Ordering::Acquire);
@@ -146,6 +166,12 @@ impl<T> Shared<T> {
         {
             yield_now();
         }
+    }
+
+    /// Whether a call for this value runs.
+    pub(crate) fn is_called(&self) -> bool {
+        // Acquire: pairs with the Release in Calling's drop.
+        self.block().word.load(Ordering::Acquire) & CALLS != 0
     }
 
     /// Whether both are handles to one value.

@@ -1,7 +1,7 @@
 //! Cheap time: a counter that the hot path can afford to read once for a batch.
 
-/// The processor's time-stamp counter where there is one (x86-64), else nanoseconds of the
-/// monotonic clock. The unit is unknown until a [`TickRate`] is measured.
+/// The processor's counter where one is known that user space may read (the time-stamp counter of
+/// x86-64, the virtual counter of aarch64), else nanoseconds of the monotonic clock. The unit is unknown until a [`TickRate`] is measured.
 #[inline(always)]
 pub fn ticks() -> u64 {
     #[cfg(target_arch = "x86_64")]
@@ -10,7 +10,17 @@ pub fn ticks() -> u64 {
         // use it (else the process would have been told by SIGSEGV long before: the vDSO uses it).
         unsafe { core::arch::x86_64::_rdtsc() }
     }
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(target_arch = "aarch64")]
+    {
+        let counter: u64;
+        // SAFETY: CNTVCT_EL0 is in every aarch64 processor, reading it touches no memory, and Linux lets
+        // user space do it (the vDSO does), or does it in its place where the processor has an erratum.
+        unsafe {
+            core::arch::asm!("mrs {}, cntvct_el0", out(reg) counter, options(nomem, nostack, preserves_flags))
+        };
+        counter
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     {
         use std::sync::OnceLock;
         use std::time::Instant;

@@ -11,7 +11,9 @@
 //!   virtio           the virtio PCI transport: capabilities, features, initialisation
 //!   virtqueue        a split ring in two halves, submitter and completer
 //!   virtio_crypto    the device: config, control queue, sessions, data queues
+//!   barrier          order as a device sees it, beyond that between threads
 //!   claim            counted references whose in-flight claim is part of the count
+//!   task             a task that waits for a claim's result, and its waker
 //!   wait             sleeping until a device, a submitter or a timer wakes the poll thread
 //! ```
 //!
@@ -19,6 +21,7 @@
 
 pub mod address;
 pub mod algorithm;
+mod barrier;
 pub mod claim;
 pub mod clock;
 pub mod dma;
@@ -29,6 +32,7 @@ pub mod pci;
 pub mod primitive;
 pub mod room;
 pub mod sysfs;
+pub mod task;
 #[cfg(not(ringbell_loom))]
 pub mod vfio;
 pub mod virtio;

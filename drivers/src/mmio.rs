@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use nix::sys::mman::munmap;
 
+use crate::barrier;
 use crate::dma::ForkPage;
 
 /// A mapped piece of a BAR. Unmapped when its last register is dropped.
@@ -75,9 +76,10 @@ unsafe impl Send for Register16 {}
 unsafe impl Sync for Register16 {}
 
 impl Register16 {
-    /// Stores `value`.
+    /// Stores `value`, after all that was stored to memory before.
     #[inline]
     pub fn write(&self, value: u16) {
+        barrier::write();
         // SAFETY: inside the map that `_map` keeps alive, and aligned (register16 checked both).
         // The device reads it; nobody else writes memory here.
         unsafe { self.pointer.write_volatile(value.to_le()) }

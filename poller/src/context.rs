@@ -5,9 +5,11 @@ use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
+use std::task::Waker;
 
 use nix::sys::eventfd::EventFd;
-use ringbell_drivers::claim::{Claim, Mailbox, Shared};
+use ringbell_drivers::claim::{Calling, Claim, Shared};
+use ringbell_drivers::task::Posted;
 use ringbell_drivers::{Result, wait};
 
 use crate::body::Body;
@@ -43,23 +45,26 @@ pub(crate) type Callback = Box<dyn Fn(&Delivery<'_>) + Send + Sync>;
 /// What all handles of a context share.
 pub(crate) struct Inner {
     status: AtomicI32,
-    mailbox: Mailbox<Body>,
     wake: Wake,
 }
+
+/// With the place for the result.
+type Post = Posted<Inner, Body>;
 
 /// How a context tells its program.
 pub(crate) enum Wake {
     Callback(Callback),
     Fd(Arc<EventFd>),
     Both(Callback, Arc<EventFd>),
-    Nothing,
+    /// The task or thread that waits, where one does.
+    Waiter,
 }
 
 impl Wake {
     fn fd(&self) -> Option<&Arc<EventFd>> {
         match self {
             Self::Fd(fd) | Self::Both(_, fd) => Some(fd),
-            Self::Callback(_) | Self::Nothing => None,
+            Self::Callback(_) | Self::Waiter => None,
         }
     }
 }
@@ -69,11 +74,6 @@ impl Inner {
     pub(crate) fn set_status(&self, status: Status) {
         // Relaxed: the ring's Release (submission) or the claim's (delivery) publishes it.
         self.status.store(status as i32, Ordering::Relaxed);
-    }
-
-    #[inline]
-    pub(crate) fn put(&self, body: Box<Body>) {
-        drop(self.mailbox.put(body));
     }
 
     #[inline(always)]
@@ -96,17 +96,18 @@ impl Inner {
 /// assert!(ctx.take().is_none());
 /// ```
 #[derive(Clone)]
-pub struct WaitCtx(Shared<Inner>);
+pub struct WaitCtx(Shared<Post>);
 
 impl WaitCtx {
     fn from_wake(wake: Wake) -> Self {
         let status = AtomicI32::new(Status::Unsupported as i32);
-        Self(Shared::new(Inner { status, mailbox: Mailbox::default(), wake }))
+        Self(Shared::new(Posted::new(Inner { status, wake })))
     }
 
-    /// A context that tells nobody: look at it by [`take`](Self::take). For programs that poll.
+    /// A context that calls nothing: look at it by [`take`](Self::take), or sleep until there is
+    /// something by [`wait`](Self::wait). ([`TaskCtx`](crate::TaskCtx) is for futures.)
     pub fn new() -> Self {
-        Self::from_wake(Wake::Nothing)
+        Self::from_wake(Wake::Waiter)
     }
 
     /// A context with a callback. It runs on the poll thread, once for each accepted request, when
@@ -150,9 +151,9 @@ impl WaitCtx {
     /// for it to return: what the callback has announced is there.
     #[inline]
     pub fn take(&self) -> Option<Completion> {
-        let body = self.0.mailbox.take().or_else(|| {
+        let body = self.0.take().or_else(|| {
             self.0.wait_for_calls();
-            self.0.mailbox.take()
+            self.0.take()
         });
         body.map(Completion::new)
     }
@@ -176,18 +177,76 @@ impl WaitCtx {
     /// Never waits. The context can be used again once the device has returned the request
     /// ([`is_busy`](Self::is_busy)); until then a submit is refused.
     pub fn detach(&self) -> bool {
-        self.0.detach()
+        let given_up = self.0.detach();
+        if given_up {
+            self.0.wake_waiter();
+        }
+        given_up
     }
 
     /// Detaches, then waits until no callback of this context runs on another thread: afterwards
     /// nothing of Ringbell touches what the callback uses. From inside the callback it returns at
     /// once. Returns whether a request was given up.
     pub fn release(&self) -> bool {
-        self.0.quiesce()
+        let given_up = self.0.quiesce();
+        if given_up {
+            self.0.wake_waiter();
+        }
+        given_up
     }
 
     pub(crate) fn generation(&self) -> Option<u32> {
         self.0.generation()
+    }
+}
+
+/// What futures and blocking waits need of a context.
+impl WaitCtx {
+    /// How the context tells.
+    pub(crate) fn wake(&self) -> &Wake {
+        &self.0.wake
+    }
+
+    /// Takes what is there, or registers the task.
+    #[inline(always)]
+    pub(crate) fn poll(&self, waker: &Waker) -> Option<Completion> {
+        self.0.poll(waker).map(Completion::new)
+    }
+
+    /// The task waits no more.
+    pub(crate) fn forget_waiter(&self) {
+        self.0.forget_waiter();
+    }
+
+    /// The task waits no more and wants no result either. True where [`is_clean`](Self::is_clean).
+    pub(crate) fn give_up(&self) -> bool {
+        self.0.give_up()
+    }
+
+    /// Whether nothing of earlier requests can come any more; what has come is dropped.
+    pub(crate) fn is_clean(&self) -> bool {
+        self.0.is_clean()
+    }
+
+    /// Whether a delivery is to come or is being made.
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.0.is_awaited()
+    }
+
+    /// Whether a request is in flight that was not given up.
+    pub(crate) fn is_in_flight(&self) -> bool {
+        self.0.is_in_flight()
+    }
+
+    /// Whether neither a request nor a delivery is under way.
+    #[inline]
+    pub(crate) fn is_idle(&self) -> bool {
+        self.0.is_idle()
+    }
+
+    /// Whether there is something to take.
+    pub(crate) fn has_result(&self) -> bool {
+        self.0.has_result()
     }
 }
 
@@ -208,14 +267,14 @@ impl fmt::Debug for WaitCtx {
 /// A request can be submitted with it again: [`Request::submit`](crate::Request::submit) takes a
 /// `&Delivery` as well as a `&WaitCtx`.
 pub struct Delivery<'a> {
-    context: &'a Shared<Inner>,
+    context: &'a Shared<Post>,
     /// Until it is taken, or the callback returns and it goes to the mailbox.
     body: Cell<Option<Box<Body>>>,
 }
 
 impl<'a> Delivery<'a> {
     #[inline(always)]
-    pub(crate) fn new(context: &'a Shared<Inner>, body: Box<Body>) -> Self {
+    pub(crate) fn new(context: &'a Shared<Post>, body: Box<Body>) -> Self {
         Self { context, body: Cell::new(Some(body)) }
     }
 
@@ -249,7 +308,7 @@ impl Drop for Delivery<'_> {
 
 #[cold]
 #[inline(never)]
-fn leave(context: &Inner, body: Box<Body>) {
+fn leave(context: &Shared<Post>, body: Box<Body>) {
     context.put(body);
 }
 
@@ -266,7 +325,7 @@ impl Target for WaitCtx {}
 impl Target for Delivery<'_> {}
 
 pub(crate) mod sealed {
-    use super::{Claim, Delivery, Inner, WaitCtx};
+    use super::{ContextClaim, Delivery, WaitCtx};
 
     pub trait Sealed {
         #[doc(hidden)]
@@ -274,7 +333,7 @@ pub(crate) mod sealed {
     }
 
     /// A claim on a context. Opaque outside of this crate.
-    pub struct ClaimOf(pub(crate) Claim<Inner>);
+    pub struct ClaimOf(pub(crate) ContextClaim);
 
     impl Sealed for WaitCtx {
         #[inline]
@@ -291,7 +350,8 @@ pub(crate) mod sealed {
     }
 }
 
-pub(crate) type ContextClaim = Claim<Inner>;
+pub(crate) type ContextClaim = Claim<Post>;
+pub(crate) type ContextCalling = Calling<Post>;
 
 /// Whether `claim` is on the context of `ctx`, of that generation.
 pub(crate) fn is_claim_of(claim: &ContextClaim, ctx: &WaitCtx, generation: u32) -> bool {

@@ -10,7 +10,7 @@ use ringbell_drivers::engine::DeviceStatus;
 use ringbell_drivers::wait::Waiter;
 
 use crate::body::{Body, InFlight};
-use crate::context::{ContextClaim, Delivery, Status, Wake};
+use crate::context::{ContextCalling, ContextClaim, Delivery, Status, Wake};
 use crate::device::Inner;
 use crate::owned::SubmitSide;
 use crate::request::{Answer, Fault};
@@ -59,7 +59,7 @@ pub(crate) fn deliver(
     }
 }
 
-/// Delivers to a context with a wait fd, or one that tells nobody.
+/// Delivers to a context without a callback, or with more than that.
 #[inline(never)]
 fn deliver_otherwise(
     claim: ContextClaim,
@@ -68,41 +68,38 @@ fn deliver_otherwise(
     tally: &mut Tally,
     fds: &mut Vec<Arc<EventFd>>,
 ) {
-    if !matches!(claim.wake(), Wake::Both(..)) {
-        return deliver_silently(claim, seen, body, tally, fds);
-    }
     let answered = body.outcome.is_ok();
-    match claim.begin(seen) {
-        Ok(calling) => {
-            tally.errors += u64::from(!answered);
-            if let Wake::Both(callback, fd) = calling.shared().wake() {
-                fds.push(Arc::clone(fd));
-                callback(&Delivery::new(calling.shared(), body));
-            }
-        }
-        Err(claim) => given_up(claim, body, tally),
+    let is_waited_for = matches!(claim.wake(), Wake::Waiter);
+    let calling = match claim.begin(seen) {
+        Ok(calling) => calling,
+        Err(claim) => return given_up(claim, body, tally),
+    };
+    if !answered {
+        tally.errors += 1;
+    }
+    if is_waited_for {
+        // Inside the call, for which `take` waits: the context is idle by now.
+        calling.post(body);
+    } else {
+        tell(&calling, body, fds);
     }
 }
 
-/// Delivers to a context without a callback: into its mailbox.
-fn deliver_silently(
-    claim: ContextClaim,
-    seen: Seen,
-    body: Box<Body>,
-    tally: &mut Tally,
-    fds: &mut Vec<Arc<EventFd>>,
-) {
-    let answered = body.outcome.is_ok();
-    match claim.begin(seen) {
-        Ok(calling) => {
-            tally.errors += u64::from(!answered);
-            // Inside the call, for which `take` waits: the context is idle by now.
-            calling.shared().put(body);
-            if let Wake::Fd(fd) = calling.shared().wake() {
-                fds.push(Arc::clone(fd));
-            }
+/// Tells by a wait fd, in the end.
+#[inline(never)]
+fn tell(calling: &ContextCalling, body: Box<Body>, fds: &mut Vec<Arc<EventFd>>) {
+    let context = calling.shared();
+    match context.wake() {
+        Wake::Waiter => calling.post(body),
+        Wake::Fd(fd) => {
+            calling.post(body);
+            fds.push(Arc::clone(fd));
         }
-        Err(claim) => given_up(claim, body, tally),
+        Wake::Both(callback, fd) => {
+            fds.push(Arc::clone(fd));
+            callback(&Delivery::new(context, body));
+        }
+        Wake::Callback(callback) => callback(&Delivery::new(context, body)),
     }
 }
 

@@ -5,14 +5,36 @@
 //! its wait fd, or both.
 //!
 //! ```text
-//!   Device::open("sim:")           a simulated device, or a PCI function, the same from there on
-//!     .cipher_key(cipher, key)     a key at the device: CipherKey
-//!     .buffer(len)                 DMA memory, filled in place: DmaBuffer
-//!   Poller::spawn(&device, ..)     the poll thread (or ManualPoller, for a loop of your own)
-//!   key.encrypt(&iv, buffer)       a Request, which owns its buffers
-//!     .submit(&ctx)                Ok: the delivery comes, exactly once; Err: refused, and why
-//!   ctx.take()                     the Request back, with its result
+//!   your thread                       device                     poll thread
+//!   -----------                       ------                     -----------
+//!   request.submit(&ctx)
+//!     claims the context
+//!     fills a free slot of the ring
+//!     publishes, rings the doorbell --> does the work -->        checks what the device wrote
+//!   Ok: one delivery will come                                   frees the slot
+//!                                                                result, then status
+//!   the request back, with its  <------------------------------  callback, wait fd, task, or
+//!   buffers and its result                                       whoever waits
 //! ```
+//!
+//! # The map
+//!
+//! | you want | take |
+//! |---|---|
+//! | a device | [`Device::open`]: simulated (`"sim:"`), or a PCI function (`"0000:00:04.0"`) |
+//! | somebody who completes requests | [`Poller`], a thread; [`ManualPoller`], for a loop of your own |
+//! | memory that the device reaches | [`Device::buffer`], [`Device::buffers`]; your own: [`Device::register`] |
+//! | to encrypt and decrypt | [`Device::cipher_key`], [`CipherKey`] |
+//! | authenticated encryption | [`Device::aead_key`], [`AeadKey`] |
+//! | digests, codes | [`Device::hasher`], [`Hasher`]; [`Device::mac_key`], [`MacKey`] |
+//! | RSA | [`Device::rsa_key`], [`RsaKey`] |
+//! | to be called back | [`WaitCtx::with_callback`] |
+//! | a readable fd | [`WaitCtx::with_fd`] |
+//! | to await | `request.await`; [`TaskCtx`] without an allocation for each; [`RequestSet`], many at once, a stream |
+//! | to wait | [`Request::run_blocking`], [`WaitCtx::wait`] |
+//! | the fastest path | [`Device::owned_queue`], bursts without a lock |
+//! | to give up | [`Device::cancel`], [`WaitCtx::detach`], [`WaitCtx::release`] |
+//! | what went on | [`Device::stats`], [`Device::state`], events of the crate `tracing` |
 //!
 //! # Example
 //!
@@ -57,6 +79,11 @@
 //! - What a device may still write to is never handed out again.
 //!
 //! The book (`docs/`) explains them.
+//!
+//! # Features
+//!
+//! Both are on by default. `sim`: the simulated device, `sim:`. `failover`: software in the place of a device
+//! that has failed ([`PollerConfig::failover`]), where that is asked for.
 #![forbid(unsafe_code)]
 
 mod body;
@@ -67,6 +94,7 @@ mod context;
 mod core;
 mod deliver;
 mod device;
+mod future;
 mod keys;
 mod lane;
 mod manual;
@@ -75,16 +103,20 @@ mod queue_lane;
 mod refusal;
 mod registration;
 mod request;
+mod set;
 mod shared;
 mod software;
 mod state;
 mod stats;
 mod thread;
+mod unfinished;
+mod wait;
 
 pub use buffers::Buffers;
 pub use config::{Clock, DeviceOptions, IdlePolicy, ManualClock, PollerConfig};
 pub use context::{Delivery, Status, Target, WaitCtx};
 pub use device::Device;
+pub use future::{Ended, Running, RunningAlone, TaskCtx};
 pub use keys::{AeadKey, CipherKey, Hasher, MacKey, RsaKey};
 pub use manual::ManualPoller;
 pub use owned::{OwnedBurst, OwnedQueue};
@@ -97,15 +129,17 @@ pub use ringbell_drivers::algorithm::{
 pub use ringbell_drivers::dma::{ArenaOptions, DEFAULT_ARENA_BYTES, DmaBuffer, UserMemory};
 pub use ringbell_drivers::engine::{Capabilities, DeviceStatus};
 pub use ringbell_drivers::{Error, Result, address, clock};
+pub use set::{Next, RequestSet, RunAll};
 pub use state::DeviceState;
 pub use stats::Stats;
 pub use thread::{Poller, PollerBuilder};
+pub use unfinished::Unfinished;
 
 /// The simulator, for programs that step it by hand.
 #[cfg(feature = "sim")]
 pub use ringbell_sim as sim;
 
-/// The README's example, run as a test.
+/// The example of this package's README, run as a test.
 #[cfg(doctest)]
-#[doc = include_str!("../../README.md")]
+#[doc = include_str!("../README.md")]
 struct Readme;

@@ -18,6 +18,8 @@ pub enum Reason {
     SessionPending,
     /// The context has a request in flight.
     ContextBusy,
+    /// The [`RequestSet`](crate::RequestSet) has as many as it holds.
+    SetFull,
     /// The IV has the wrong length.
     IvLength,
     /// The data is not a whole number of blocks.
@@ -48,7 +50,7 @@ impl Reason {
     /// The status that says the same.
     pub fn status(self) -> Status {
         match self {
-            Self::RingFull | Self::SessionPending | Self::Resetting => Status::Eagain,
+            Self::RingFull | Self::SessionPending | Self::Resetting | Self::SetFull => Status::Eagain,
             _ => Status::Err,
         }
     }
@@ -91,6 +93,7 @@ impl Refused {
         };
         match self.reason {
             Reason::RingFull => Error::NoRoom("a request in the ring"),
+            Reason::SetFull => Error::NoRoom("a request in the set: take out what has ended"),
             Reason::SessionPending => Error::NoRoom("the request: its session is still being created"),
             Reason::ContextBusy => {
                 Error::Invalid("the wait context has a request in flight; use another, or wait".to_owned())

@@ -8,6 +8,7 @@ use tracing::{debug, warn};
 use crate::chain::{Chain, Rules};
 use crate::clock::{Clock, nanos};
 use crate::config::{Order, SimConfig};
+use crate::data::Scratch;
 use crate::dma::DmaMap;
 use crate::error::DriverError;
 use crate::faults::Faults;
@@ -20,11 +21,31 @@ use crate::sessions::Sessions;
 use crate::sim::Gate;
 use crate::stats::SimStats;
 use crate::worker::Worker;
-use crate::{control, data, wire};
+use crate::{control, wire};
 
 /// Requests of a queue that are served before the next queue has its turn (and, in threaded mode,
 /// before the lock may be taken by someone else).
 const BUDGET: usize = 64;
+
+/// More than so much effort ends a turn as well: it takes some ten milliseconds.
+const EFFORT: u64 = 4 << 20;
+
+/// How much may be done on a queue before the next thing.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Turn {
+    /// Requests.
+    pub(crate) max: usize,
+    /// Bytes, or what takes as long.
+    effort: u64,
+}
+
+impl Turn {
+    /// Whether there is anything left of it, after so many requests.
+    #[inline]
+    pub(crate) fn goes_on(self, done: usize, scratch: &Scratch) -> bool {
+        done < self.max && scratch.effort < self.effort
+    }
+}
 
 /// What remains to be done when the lock is released.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +77,7 @@ pub(crate) struct Device {
     pub(crate) vectors: u16,
     pub(crate) sessions: Sessions,
     chain: Chain,
-    scratch: data::Scratch,
+    pub(crate) scratch: Scratch,
     pub(crate) rng: Rng,
     pub(crate) clock: Clock,
     /// `config.latency`.
@@ -87,7 +108,7 @@ impl Device {
             vectors,
             sessions,
             chain: Chain::default(),
-            scratch: data::scratch(),
+            scratch: Scratch::new(),
             rng,
             clock: Clock::new(stepped),
             latency: nanos(config.latency),
@@ -295,7 +316,8 @@ impl Device {
                     done += self.guarded(index, |device| device.serve_control(BUDGET));
                 }
             } else if self.queues[index].awake || self.queues[index].in_flight() != 0 {
-                done += self.guarded(index, |device| device.serve_data(index, BUDGET));
+                done += self
+                    .guarded(index, |device| device.serve_data(index, Turn { max: BUDGET, effort: EFFORT }));
             }
         }
         done
@@ -332,7 +354,9 @@ impl Device {
         for offset in 0..count {
             let index = (self.turn + offset) % count;
             if self.queues[index].enabled && self.live() {
-                done += self.guarded(index, |device| device.serve_data(index, max - done));
+                done += self.guarded(index, |device| {
+                    device.serve_data(index, Turn { max: max - done, effort: u64::MAX })
+                });
                 self.rearm(index, event_idx);
             }
         }
@@ -421,24 +445,25 @@ impl Device {
         Ok(())
     }
 
-    fn serve_data(&mut self, index: usize, max: usize) -> (usize, Result<(), DriverError>) {
+    fn serve_data(&mut self, index: usize, turn: Turn) -> (usize, Result<(), DriverError>) {
         let mut done = 0;
+        self.scratch.effort = 0;
         let result = if self.faults.any() {
-            self.serve_faulty(index, max, &mut done)
+            self.serve_faulty(index, turn, &mut done)
         } else if self.latency == 0 && self.config.order == Order::Fifo {
-            self.immediate(index, max, &mut done)
+            self.immediate(index, turn, &mut done)
         } else {
-            self.delayed(index, max, &mut done)
+            self.delayed(index, turn, &mut done)
         };
         (done, result)
     }
 
     /// Takes and completes at once.
     #[inline]
-    fn immediate(&mut self, index: usize, max: usize, done: &mut usize) -> Result<(), DriverError> {
+    fn immediate(&mut self, index: usize, turn: Turn, done: &mut usize) -> Result<(), DriverError> {
         let rules = self.rules();
         let mut worker = self.worker(index);
-        while *done < max {
+        while turn.goes_on(*done, worker.scratch) {
             let Some(head) = worker.queue.take()? else { break };
             worker.stats.taken += 1;
             worker.complete(head, rules)?;
@@ -448,7 +473,7 @@ impl Device {
     }
 
     /// Takes all there is, completes what is due, in the order asked for.
-    fn delayed(&mut self, index: usize, max: usize, done: &mut usize) -> Result<(), DriverError> {
+    fn delayed(&mut self, index: usize, turn: Turn, done: &mut usize) -> Result<(), DriverError> {
         let (rules, now) = (self.rules(), self.clock.now());
         let ready_at = now.saturating_add(self.latency);
         let shuffle = self.config.order == Order::Shuffle;
@@ -460,7 +485,7 @@ impl Device {
                 worker.stats.taken += 1;
                 worker.queue.pending.push_back(Pending { head, ready_at, marks: None });
             }
-            while *done < max {
+            while turn.goes_on(*done, worker.scratch) {
                 let Some(next) = worker.queue.next_due(now, shuffle, &mut rng) else { break };
                 worker.complete(next.head, rules)?;
                 *done += 1;

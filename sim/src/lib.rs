@@ -57,3 +57,8 @@ pub use faults::{Fault, FaultKind};
 pub use services::Services;
 pub use sim::Sim;
 pub use stats::SimStats;
+
+/// The example of this package's README, run as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

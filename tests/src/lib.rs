@@ -7,3 +7,8 @@ pub mod hostile;
 pub mod meddler;
 pub mod probe;
 pub mod vm;
+
+/// The example of the repository's README, run as a test: here, because no package holds that file.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

@@ -111,8 +111,10 @@ fn the_seam_names_no_driver() {
 fn unsafe_stands_only_where_hardware_or_shared_memory_is_met() {
     let allowed = |name: &str| {
         [
+            "drivers/src/barrier.rs",
             "drivers/src/claim.rs",
             "drivers/src/mmio.rs",
+            "drivers/src/task.rs",
             "drivers/src/clock.rs",
             "drivers/src/wait.rs",
             "drivers/src/virtio_crypto/data.rs",
@@ -133,6 +135,50 @@ fn unsafe_stands_only_where_hardware_or_shared_memory_is_met() {
         }
     }
     assert!(with >= 8, "only {with} files with unsafe were found: the reader is broken");
+}
+
+/// What is written for one processor stands in two files, and each function there goes on somewhere else
+/// on all other processors.
+#[test]
+fn code_for_one_processor_stands_in_two_files_beside_code_for_all_others() {
+    let special =
+        ["target_arch", "target_endian", "target_pointer_width", "target_feature", "asm", "global_asm"];
+    let is_special = |text: &str| {
+        let text = code(text);
+        let tokens: Vec<_> = text.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
+        special.iter().any(|word| tokens.contains(word))
+            || text.contains("core::arch")
+            || text.contains("std::arch")
+    };
+    let mut found = BTreeSet::new();
+    for folder in ["drivers", "sim", "poller", "tests"] {
+        for (name, text) in sources(folder) {
+            if is_special(&text) && name != "tests/tests/boundaries.rs" {
+                found.insert(name);
+            }
+        }
+    }
+    let files = ["drivers/src/barrier.rs", "drivers/src/clock.rs"];
+    assert_eq!(found, BTreeSet::from(files.map(str::to_owned)));
+    for file in files {
+        let text = std::fs::read_to_string(root().join(file)).unwrap();
+        let attributes: Vec<_> =
+            text.lines().map(str::trim).filter(|line| line.starts_with("#[cfg(")).collect();
+        let known =
+            |line: &&str| line.strip_prefix("#[cfg(target_arch = \"")?.split('"').next().map(str::to_owned);
+        let mut processors: BTreeSet<_> = attributes.iter().filter_map(known).collect();
+        // It needs nothing beyond the fences there: the table in the file says so.
+        if file.ends_with("barrier.rs") {
+            processors.insert("x86_64".to_owned());
+        }
+        let others: Vec<_> =
+            attributes.iter().filter(|line| line.starts_with("#[cfg(not(any(target_arch")).collect();
+        assert_eq!(others.len(), 1, "{file} has one place for all other processors");
+        for processor in &processors {
+            assert!(others[0].contains(&format!("\"{processor}\"")), "{file}: {processor} is others, too");
+        }
+        assert_eq!(others[0].matches("target_arch").count(), processors.len(), "{file}: {}", others[0]);
+    }
 }
 
 #[test]

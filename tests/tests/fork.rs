@@ -7,9 +7,12 @@
 
 mod common;
 
+use std::future::{Future, IntoFuture};
 use std::io::Write;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use common::{run, small, stepped, zero_key};
@@ -18,7 +21,8 @@ use nix::unistd::{ForkResult, alarm, fork};
 use ringbell::sim::{Sim, SimConfig};
 use ringbell::{
     Answer, Cipher, CipherKey, Clock, Completion, Device, DeviceOptions, DeviceState, DmaBuffer, Error,
-    Fault, ManualClock, ManualPoller, OwnedQueue, Poller, PollerConfig, Reason, Request, Status, WaitCtx,
+    Fault, ManualClock, ManualPoller, OwnedQueue, Poller, PollerConfig, Reason, Request, RequestSet,
+    RunningAlone, Status, Unfinished, WaitCtx,
 };
 
 const CIPHER: Cipher = Cipher::Aes128Cbc;
@@ -42,6 +46,49 @@ struct Handles {
     manual_ctx: WaitCtx,
     calls: Arc<AtomicU64>,
     broken: Broken,
+    awaited: Awaited,
+}
+
+/// Futures and a set on a device whose ring is full of theirs.
+struct Awaited {
+    sim: Sim,
+    poller: ManualPoller,
+    in_flight: RunningAlone,
+    waits_for_room: RunningAlone,
+    set: RequestSet,
+}
+
+/// Polls once.
+fn poll<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
+    match Pin::new(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(output) => Some(output),
+        Poll::Pending => None,
+    }
+}
+
+fn awaited() -> Awaited {
+    let (sim, device, poller) = stepped("queue-size=8", &DeviceOptions::default(), PollerConfig::default());
+    let key = zero_key(&device, CIPHER);
+    let mut in_flight = small(&device, &key, 64).into_future();
+    assert!(poll(&mut in_flight).is_none());
+    let mut set = RequestSet::new(&device, 7).unwrap();
+    (0..7).for_each(|tag| set.push(tag, small(&device, &key, 64)).unwrap());
+    let mut waits_for_room = small(&device, &key, 64).into_future();
+    assert!(poll(&mut waits_for_room).is_none() && !waits_for_room.is_in_flight());
+    Awaited { sim, poller, in_flight, waits_for_room, set }
+}
+
+impl Awaited {
+    /// In the parent: all of it ends as if there had been no child.
+    fn check(&mut self) {
+        assert_eq!(self.sim.step(), 8);
+        assert_eq!(self.poller.poll(), 8);
+        assert_eq!(poll(&mut self.in_flight).unwrap().unwrap().result(), Ok(Answer::Yes));
+        assert_eq!(std::iter::from_fn(|| self.set.try_next()).count(), 7);
+        assert!(poll(&mut self.waits_for_room).is_none());
+        assert_eq!(self.sim.step() + self.poller.poll(), 2);
+        assert_eq!(poll(&mut self.waits_for_room).unwrap().unwrap().result(), Ok(Answer::Yes));
+    }
 }
 
 /// A device that is being reset, and goes on with that when its clock does.
@@ -126,6 +173,7 @@ fn handles() -> Handles {
         manual_ctx,
         calls,
         broken: broken(),
+        awaited: awaited(),
     }
 }
 
@@ -143,6 +191,7 @@ fn check_parent(handles: &mut Handles, before: &(u64, u64)) {
     assert_eq!(ctx.take().unwrap().result(), Ok(Answer::Yes));
     assert_eq!(handles.buffer[..], [7; 100]);
     handles.broken.check();
+    handles.awaited.check();
 }
 
 fn is_forked<T>(result: Result<T, Error>) -> bool {
@@ -241,6 +290,23 @@ const CASES: &[Case] = &[
             && prepared
             && (ends, still) == (0, DeviceState::Resetting)
             && sim.stats().resets == resets
+    }),
+    ("futures of every kind end with an error in the child, and a set is at its end", |mut h| {
+        let awaited = &mut h.awaited;
+        let forked = matches!(poll(&mut awaited.in_flight), Some(Err(Unfinished::Forked)));
+        let reason = |output: Option<Result<Completion, Unfinished>>| match output {
+            Some(Err(unfinished)) => unfinished.reason(),
+            _ => None,
+        };
+        let waiting = reason(poll(&mut awaited.waits_for_room));
+        let ended = matches!(poll(&mut awaited.set.next()), Some(None));
+        let pushed = awaited.set.try_next().is_none() && !awaited.set.is_empty();
+        let fresh = reason(poll(&mut h.request.into_future()));
+        forked && waiting == Some(Reason::Forked) && fresh == Some(Reason::Forked) && ended && pushed
+    }),
+    ("a request that is to run on the child's thread is refused and does not wait", |h| {
+        let unfinished = h.request.run_blocking(common::FOR_EVER).unwrap_err();
+        unfinished.reason() == Some(Reason::Forked) && is_forked::<()>(Err(unfinished.into()))
     }),
     ("dropping every handle in the child does nothing", |h| {
         drop(h);

@@ -1,11 +1,16 @@
 //! What a hostile reader of the recovery found once, and what holds since.
 
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::unistd::ftruncate;
 use ringbell::sim::Sim;
 use ringbell::*;
+use ringbell_drivers::dma::Arena;
 use ringbell_drivers::pci::PciFunction;
 use ringbell_tests::bytes::Bytes;
 use ringbell_tests::hostile::{Hostile, Nature};
@@ -374,4 +379,56 @@ fn prepare_waits_while_software_takes_over() {
     let outcome = key.prepare_for(Direction::Encrypt, Duration::from_secs(3));
     poller.shutdown();
     assert!(outcome.is_ok(), "{outcome:?}");
+}
+
+#[test]
+fn an_arena_of_the_programs_own_memory_gives_no_buffer_that_nobody_chose() {
+    let sim = Sim::threaded("".parse().unwrap()).unwrap();
+    let file = memfd_create(c"registered", MFdFlags::MFD_ALLOW_SEALING).unwrap();
+    ftruncate(&file, 1 << 16).unwrap();
+    fcntl(&file, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_SHRINK)).unwrap();
+    // SAFETY: nobody else uses the file.
+    let memory = unsafe { UserMemory::map(file.as_fd(), 0, 1 << 16) }.unwrap();
+    let arena = Arena::over(sim.function(), memory, Arc::default()).unwrap();
+    let chosen = arena.range(0..4096).unwrap();
+    // It would stand on the same bytes, and two slices of them could be written at once.
+    let error = arena.buffer(4096).unwrap_err();
+    assert!(error.to_string().contains("range"), "{error}");
+    drop(chosen);
+    assert!(arena.range(0..4096).is_ok());
+}
+
+/// QEMU says ERR where it has no room. However often it has said so, an idle session is to make room.
+#[test]
+fn a_session_that_waited_long_for_room_gets_that_of_one_that_is_idle() {
+    let device = Device::open("sim:quirks=qemu").unwrap();
+    let _poller = Poller::spawn(&device, PollerConfig::default()).unwrap();
+    let limit = Duration::from_secs(60);
+    let mut keys: Vec<CipherKey> = (0..=255_u8)
+        .map(|number| {
+            let key = device.cipher_key(Cipher::Aes128Cbc, &[number; 16]).unwrap();
+            key.prepare_for(Direction::Encrypt, limit).unwrap();
+            key
+        })
+        .collect();
+    let one_more = device.cipher_key(Cipher::Aes256Cbc, &[1; 32]).unwrap();
+    // Asks again and again.
+    let error = one_more.prepare_for(Direction::Encrypt, Duration::from_millis(200)).unwrap_err();
+    assert!(matches!(error, Error::Refused { .. }), "{error}");
+    keys.pop();
+    one_more.prepare_for(Direction::Encrypt, Duration::from_secs(5)).unwrap();
+}
+
+#[test]
+fn an_rsa_key_is_refused_where_the_arena_has_no_room_for_it_and_the_device_goes_on() {
+    // The rings leave less than a control request with a long key takes.
+    let options = DeviceOptions { arena_bytes: 64 << 10, queue_size: 32, ..DeviceOptions::default() };
+    let device = Device::open_with("sim:queues=9,queue-size=32", &options).unwrap();
+    let _poller = Poller::spawn(&device, PollerConfig::default()).unwrap();
+    let pem = include_bytes!("../data/rsa-2048.pem");
+    let error = device.rsa_key(RsaPadding::Raw, pem).and_then(|key| key.prepare()).unwrap_err();
+    assert!(matches!(error, Error::Invalid(_)), "{error}");
+    let key = device.cipher_key(Cipher::Aes128Cbc, &[1; 16]).unwrap();
+    key.prepare().unwrap();
+    assert_eq!((device.state(), device.stats().faults), (DeviceState::Ready, 0));
 }

@@ -311,8 +311,13 @@ impl Arena {
     ///
     /// # Errors
     /// [`Error::NoRoom`] when there is none at the moment, [`Error::Invalid`] when there never can
-    /// be.
+    /// be, and for memory of the program's own, whose buffers are chosen by [`range`](Self::range).
     pub fn buffer(self: &Arc<Self>, len: usize) -> Result<DmaBuffer> {
+        if self.taken.is_some() {
+            // The allocator knows nothing of the ranges that are in buffers.
+            let why = "cannot cut a buffer from registered memory: its buffers are taken by range";
+            return Err(Error::Invalid(why.to_owned()));
+        }
         let mut cuts = self.lock();
         let units = len.div_ceil(UNIT).max(1);
         let mut possible = false;

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, munmap};
-use nix::unistd::ftruncate;
+use nix::unistd::{SysconfVar, ftruncate, sysconf};
 
 use super::ForkPage;
 use crate::error::{Error, Result};
@@ -16,13 +16,21 @@ use std::sync::Arc;
 
 /// Size of a huge page that is asked for, in bytes.
 const HUGE_PAGE: usize = 2 << 20;
-/// Size of an ordinary page, in bytes.
+/// Bytes of the smallest page that there is: the measure of what is ours alone, such as the page of epochs
+/// and a secret. The kernel rounds such a map up to a page of its own; see [`page_size`].
 pub(crate) const PAGE: usize = 4096;
 /// The same, for mmap.
 pub(super) const PAGE_SIZE: NonZeroUsize = match NonZeroUsize::new(PAGE) {
     Some(size) => size,
     None => unreachable!(),
 };
+
+/// Bytes of an ordinary page on this machine, 4096 to 65536: the measure of what others map, by file offset
+/// or by bus address.
+pub(crate) fn page_size() -> usize {
+    let known = sysconf(SysconfVar::PAGE_SIZE).ok().flatten();
+    known.and_then(|size| size.try_into().ok()).filter(|size: &usize| size.is_power_of_two()).unwrap_or(PAGE)
+}
 
 /// A file mapped into this process and shared with another party: a device, or the simulator of
 /// one, which writes it at any time.
@@ -72,7 +80,8 @@ impl SharedMemory {
                 ),
             }
         }
-        let rounded = len.next_multiple_of(PAGE);
+        // The IOMMU maps no less.
+        let rounded = len.next_multiple_of(page_size());
         let fd = Self::create_file(rounded, MFdFlags::empty())
             .map_err(|e| Error::io(format!("create a memfd of {rounded} bytes"), e))?;
         Self::map_inner(fd, 0, rounded, false)
@@ -105,7 +114,9 @@ impl SharedMemory {
         }
         let size = nix::sys::stat::fstat(fd).map_err(|e| Error::io(attempted(), e))?.st_size;
         let end = offset.checked_add(len);
-        if len == 0 || !offset.is_multiple_of(PAGE as u64) || end.is_none_or(|end| end > size.cast_unsigned())
+        if len == 0
+            || !offset.is_multiple_of(page_size() as u64)
+            || end.is_none_or(|end| end > size.cast_unsigned())
         {
             return Err(Error::Invalid(format!("cannot {}: it is {size} bytes long", attempted())));
         }
@@ -313,20 +324,21 @@ mod tests {
 
     #[test]
     fn nothing_outside_of_the_memory_is_reached() {
-        let memory = SharedMemory::create(PAGE, false).unwrap();
-        let other = SharedMemory::map(memory.fd(), 0, PAGE as u64).unwrap();
-        assert_eq!(memory.write(PAGE - 2, &[1, 2]), Some(()));
+        let page = page_size();
+        let memory = SharedMemory::create(page, false).unwrap();
+        let other = SharedMemory::map(memory.fd(), 0, page as u64).unwrap();
+        assert_eq!(memory.write(page - 2, &[1, 2]), Some(()));
         let mut bytes = [0; 2];
-        assert_eq!(other.read(PAGE - 2, &mut bytes), Some(()));
+        assert_eq!(other.read(page - 2, &mut bytes), Some(()));
         assert_eq!(bytes, [1, 2]);
-        assert_eq!(memory.write(PAGE - 1, &[1, 2]), None);
+        assert_eq!(memory.write(page - 1, &[1, 2]), None);
         assert_eq!(memory.read(usize::MAX, &mut bytes), None);
         assert_eq!(memory.load_u16(1, Ordering::Relaxed), None, "not aligned");
-        assert_eq!(memory.load_u32(PAGE - 2, Ordering::Relaxed), None);
-        assert!(SharedMemory::map(memory.fd(), PAGE as u64, PAGE as u64).is_err(), "past the end");
+        assert_eq!(memory.load_u32(page - 2, Ordering::Relaxed), None);
+        assert!(SharedMemory::map(memory.fd(), page as u64, page as u64).is_err(), "past the end");
         let unsealed = memfd_create(c"unsealed", MFdFlags::MFD_ALLOW_SEALING).unwrap();
-        ftruncate(&unsealed, 4096).unwrap();
-        let error = SharedMemory::map(unsealed.as_fd(), 0, 4096).unwrap_err();
+        ftruncate(&unsealed, page.try_into().unwrap()).unwrap();
+        let error = SharedMemory::map(unsealed.as_fd(), 0, page as u64).unwrap_err();
         assert!(error.to_string().contains("not sealed"), "{error}");
     }
 }

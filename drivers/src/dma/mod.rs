@@ -21,5 +21,7 @@ mod secret;
 
 pub use arena::{Arena, ArenaOptions, DEFAULT_ARENA_BYTES, DmaBuffer};
 pub use fork::{Epoch, ForkPage};
+#[cfg(not(ringbell_loom))]
+pub(crate) use memory::page_size;
 pub use memory::{SharedMemory, UserMemory};
 pub use secret::Secret;

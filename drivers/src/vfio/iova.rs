@@ -2,6 +2,7 @@
 
 use vm_allocator::{AddressAllocator, AllocPolicy, RangeInclusive};
 
+use crate::dma::page_size;
 use crate::error::{Error, Result};
 
 /// Addresses below are never given out. Zero means "not set" to some devices, and the first
@@ -84,7 +85,8 @@ impl std::fmt::Debug for IovaAllocator {
 impl IovaAllocator {
     pub(super) fn new(space: &AddressSpace) -> Self {
         let page = match space.page_sizes {
-            0 => 4096,
+            // Never smaller than the processor's: VFIO maps those.
+            0 => page_size() as u64,
             sizes => 1 << sizes.trailing_zeros(),
         };
         let usable = |(start, end): &(u64, u64)| {

@@ -73,10 +73,9 @@ pub(super) fn address_space(container: &impl AsRawFd) -> io::Result<AddressSpace
     for _ in 0..3 {
         let mut info = vec![0_u64; bytes.div_ceil(8)];
         let capacity = info.len() * 8;
-        info[0] = capacity as u64 & 0xffff_ffff; // argsz, and flags of 0 where it is little-endian
-        if cfg!(target_endian = "big") {
-            info[0] <<= 32;
-        }
+        // argsz, then flags of 0.
+        let [a, b, c, d] = (capacity as u32).to_ne_bytes();
+        info[0] = u64::from_ne_bytes([a, b, c, d, 0, 0, 0, 0]);
         // SAFETY: the kernel writes at most argsz bytes into the vector, which is that long.
         unsafe { vfio_iommu_get_info(container.as_raw_fd(), info.as_mut_ptr()) }?;
         let answer: Vec<u8> = info.iter().flat_map(|word| word.to_ne_bytes()).collect();

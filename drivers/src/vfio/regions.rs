@@ -8,11 +8,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap};
-use nix::unistd::{SysconfVar, sysconf};
 use vfio_bindings::bindings::vfio as abi;
 use vfio_ioctls::{VfioDevice, VfioRegionInfoCap};
 
-use crate::dma::ForkPage;
+use crate::barrier;
+use crate::dma::{ForkPage, page_size};
 use crate::error::{Error, Result};
 use crate::mmio::Map;
 use crate::pci::{Bar, Ring, config};
@@ -84,8 +84,7 @@ impl Regions {
                 *bar = Some(found);
             }
         }
-        let page = sysconf(SysconfVar::PAGE_SIZE).ok().flatten().and_then(|size| size.try_into().ok());
-        Ok(Self { config, bars, page: page.unwrap_or(4096), maps: Mutex::default() })
+        Ok(Self { config, bars, page: page_size() as u64, maps: Mutex::default() })
     }
 
     /// Lets go of the mapped pages; what is in use by a doorbell stays until that is gone.
@@ -171,7 +170,7 @@ impl Regions {
         let page = offset & !(self.page - 1);
         let inside =
             |(start, len): &(u64, u64)| *start <= page && page + self.page <= start.saturating_add(*len);
-        if !region.mappable.iter().any(inside) {
+        if !barrier::REGISTERS || !region.mappable.iter().any(inside) {
             return Ok(None);
         }
         let within = (offset - page) as usize;

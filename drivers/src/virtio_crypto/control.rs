@@ -51,6 +51,16 @@ pub(super) enum Command {
     },
 }
 
+/// Where the reply stands: after room for a key of so many bytes.
+const fn reply_behind(key: usize) -> usize {
+    if create::REQUEST + key > SMALL { LARGE } else { SMALL }
+}
+
+/// Bytes of the buffer of a command with a key of so many bytes.
+pub(super) const fn buffer_len(key: usize) -> usize {
+    reply_behind(key) + REPLY_LEN
+}
+
 impl Command {
     /// What the device is to create.
     fn created(&self) -> Option<&Arc<Session>> {
@@ -62,10 +72,7 @@ impl Command {
 
     /// Where the reply stands: after room for the key.
     fn reply(&self) -> usize {
-        match self.created() {
-            Some(session) if create::REQUEST + session.spec().key.len() > SMALL => LARGE,
-            _ => SMALL,
-        }
+        reply_behind(self.created().map_or(0, |session| session.spec().key.len()))
     }
 }
 

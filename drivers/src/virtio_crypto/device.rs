@@ -10,7 +10,7 @@ use crossbeam_queue::SegQueue;
 use nix::sys::eventfd::EventFd;
 
 use super::config::Offer;
-use super::control::{Answer, Command, Control, Left};
+use super::control::{self, Answer, Command, Control, Left};
 use super::open::Agreed;
 use super::queues::Interrupts;
 use super::sessions::Sessions;
@@ -329,6 +329,14 @@ impl Engine for VirtioCrypto {
             return Err(Error::Invalid(format!(
                 "a key of {len} bytes is too long for {algorithm} on this device, which takes up to {most}; \
                  a longer key of an HMAC can be replaced by its hash (RFC 2104)"
+            )));
+        }
+        // Found out on the control queue it would be a fault of that, for which the device is reset.
+        if control::buffer_len(len) > self.arena.largest() {
+            return Err(Error::Invalid(format!(
+                "the device's DMA arena of {} bytes has no room to send a key of {len} bytes; open the device \
+                 with a larger arena",
+                self.arena.bytes()
             )));
         }
         // Also while it is being reset, or done by software: nothing is asked of it here.

@@ -3,6 +3,7 @@
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU16, Ordering};
 
+use crate::barrier;
 use crate::dma::DmaBuffer;
 use crate::error::{Error, Result};
 
@@ -169,30 +170,37 @@ impl RingMemory for SplitRing {
 
     #[inline(always)]
     fn publish_avail(&self, index: u16) {
+        barrier::write();
         self.available_word(1).store(index.to_le(), Ordering::Release);
     }
 
     fn set_avail_flags(&self, flags: u16) {
         self.available_word(0).store(flags.to_le(), Ordering::Relaxed);
+        barrier::full();
     }
 
     fn set_used_event(&self, index: u16) {
         self.available_word(2 + usize::from(self.size)).store(index.to_le(), Ordering::Relaxed);
+        barrier::full();
     }
 
     #[inline(always)]
     fn avail_event(&self) -> u16 {
+        barrier::full();
         u16::from_le(self.used_word(4 + 8 * usize::from(self.size)).load(Ordering::Relaxed))
     }
 
     #[inline(always)]
     fn used_flags(&self) -> u16 {
+        barrier::full();
         u16::from_le(self.used_word(0).load(Ordering::Relaxed))
     }
 
     #[inline(always)]
     fn used_index(&self) -> u16 {
-        u16::from_le(self.used_word(2).load(Ordering::Acquire))
+        let index = u16::from_le(self.used_word(2).load(Ordering::Acquire));
+        barrier::read();
+        index
     }
 
     #[inline(always)]

@@ -51,6 +51,13 @@
 //! (A) again), then loads `asleep` and signals the eventfd if it is set. A message is pushed, fenced,
 //! then `asleep` is looked at in the same way.
 //!
+//! **Devices on the bus.** The above orders threads, a simulator's among them. A device on the bus sees the
+//! same order on x86-64; elsewhere it may be in a wider domain than that of processors (aarch64: outer
+//! shareable), or registers may be of another kind than memory (riscv64: output). Each side that meets the
+//! device so has a barrier of `barrier.rs` as well, in `memory.rs`, beside the access: before `avail.idx`
+//! is stored, after `used.idx` is loaded, between the store and the load of (A) and of (B); and in
+//! `mmio.rs` before a register is stored to.
+//!
 //! **Slots.** The submitter writes the entry, then `state` with Release; the completer loads `state`
 //! with Acquire before it reads the entry. The completer reads the entry, then stores the slot's
 //! index into the free ring and the free tail with Release; the submitter loads the free tail with

@@ -50,6 +50,7 @@ Examples:
   ringbell speed --size 64 --size 16k --threads 2 --device sim:queues=2
   ringbell speed --op aes-256-ctr --decrypt --ops 1000000 --json
   ringbell speed --device sim:compute=none --size 64 --in-flight 32 --phased
+  ringbell speed --size 64 --size 1k --size 16k --plot speed.svg
   ringbell speed --device sim:fault=needs-reset@10000 --json
 
 Every result is compared with one that was computed in software before, unless
@@ -113,6 +114,10 @@ pub(crate) struct SpeedArgs {
     #[arg(long, conflicts_with = "phased")]
     pub(crate) failover: bool,
 
+    /// Draw latency percentiles and throughput by size into this file, as SVG; --phased: ticks by size
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) plot: Option<PathBuf>,
+
     /// Print one JSON object for each size
     #[arg(long)]
     pub(crate) json: bool,
@@ -125,6 +130,8 @@ pub(crate) enum Wake {
     Callback,
     /// The wait fd of each context, with epoll
     Fd,
+    /// Futures, one for each context, on an executor of the thread's own
+    Future,
 }
 
 impl Wake {
@@ -133,6 +140,7 @@ impl Wake {
         match self {
             Self::Callback => "callback",
             Self::Fd => "fd",
+            Self::Future => "future",
         }
     }
 }

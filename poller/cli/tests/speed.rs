@@ -73,7 +73,7 @@ fn every_result_is_checked_and_every_request_accounted_for() {
         &["--idle", "spin"],
         &["--idle", "interrupt", "--core", "0"],
     ] {
-        for wake in ["callback", "fd"] {
+        for wake in ["callback", "fd", "future"] {
             for extra in [&[][..], &["--decrypt", "--op", "aes-256-cbc"]] {
                 let limit = ["--ops", "5000", "--wake", wake];
                 let args: Vec<&str> = options.iter().chain(&limit).chain(extra).copied().collect();
@@ -199,8 +199,8 @@ fn with_every_fault_the_accounting_is_right_and_the_status_says_whether_the_devi
     ];
     let run = |(fault, end): (&str, End)| {
         let device = format!("sim:fault={fault}");
-        // The callback as well as the fd, in turn.
-        let wake = if fault.len() % 2 == 0 { "callback" } else { "fd" };
+        // Callbacks, wait fds and futures, in turn.
+        let wake = ["callback", "fd", "future"][fault.len() % 3];
         let args = ["speed", "--json", "--device", &device, "--seconds", "0.5", "--wake", wake];
         let out = ringbell(&args).env("RINGBELL_LOG", "off").output().unwrap();
         let object: Value = serde_json::from_slice(&out.stdout).unwrap_or_else(|e| panic!("{fault}: {e}"));
@@ -239,10 +239,138 @@ fn with_failover_the_work_of_a_lost_device_goes_on_and_is_called_what_it_is() {
     assert_eq!(object["state"], "failed");
 }
 
+/// A text of a figure, and where it is.
+type Label = (String, f64, f64);
+
+/// The texts of a figure, and its curves: lines of more than a few points.
+fn read_figure(svg: &str) -> (Vec<Label>, Vec<Vec<(f64, f64)>>) {
+    let document = roxmltree::Document::parse(svg).unwrap();
+    let root = document.root_element();
+    assert!(root.has_tag_name(("http://www.w3.org/2000/svg", "svg")), "{root:?}");
+    let number = |node: roxmltree::Node<'_, '_>, key| node.attribute(key).unwrap().parse::<f64>().unwrap();
+    let nodes = |name: &'static str| document.descendants().filter(move |node| node.has_tag_name(name));
+    let texts = nodes("text")
+        .map(|node| (node.text().unwrap().trim().to_owned(), number(node, "x"), number(node, "y")))
+        .collect();
+    let point = |pair: &str| {
+        let (x, y) = pair.split_once(',').unwrap();
+        (x.parse().unwrap(), y.parse().unwrap())
+    };
+    let points = |node: roxmltree::Node<'_, '_>| {
+        node.attribute("points").unwrap().split_whitespace().map(point).collect::<Vec<(f64, f64)>>()
+    };
+    (texts, nodes("polyline").map(points).filter(|points| points.len() > 30).collect())
+}
+
+/// Nanoseconds of a label such as `20 us`.
+fn nanos(label: &str) -> Option<f64> {
+    let (digits, unit) = label.split_once(' ')?;
+    let factor = match unit {
+        "ns" => 1.0,
+        "us" => 1e3,
+        "ms" => 1e6,
+        "s" => 1e9,
+        _ => return None,
+    };
+    Some(digits.parse::<f64>().ok()? * factor)
+}
+
+#[test]
+fn a_plot_shows_the_figures_that_were_printed() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("speed.svg");
+    let path = file.to_str().unwrap();
+    let args =
+        ["--size", "64", "--size", "1k", "--size", "16k", "--ops", "20000", "--wake", "fd", "--plot", path];
+    let objects = measure(&args);
+    let (texts, curves) = read_figure(&std::fs::read_to_string(&file).unwrap());
+    let said: Vec<&str> = texts.iter().map(|(text, ..)| text.as_str()).collect();
+    for text in ["aes-128-cbc encrypt on sim:", "64", "1 KiB", "16 KiB", "latency", "operations/s", "bytes/s"]
+    {
+        assert!(said.contains(&text), "{text}: {said:?}");
+    }
+    assert!(said.iter().any(|text| text.starts_with("64 in flight, 1 thread, fd wake")), "{said:?}");
+    assert!(said.contains(&"99.9") && !said.contains(&"99.99"), "20000 samples: {said:?}");
+
+    // Back from where the curves are, by the labels of the axes, to what they say.
+    let place = |label: &str| texts.iter().find(|(text, ..)| text == label).unwrap().1;
+    let times: Vec<(f64, f64)> =
+        texts.iter().filter_map(|(text, _, y)| Some((nanos(text)?.log10(), *y))).collect();
+    let (first, last) = (times[0], times[times.len() - 1]);
+    let time = |y: f64| 10f64.powf(first.0 + (y - first.1) * (last.0 - first.0) / (last.1 - first.1));
+    assert_eq!(curves.len(), objects.len());
+    for (curve, object) in curves.iter().zip(&objects) {
+        for (label, key) in [("50", "p50"), ("99", "p99"), ("99.9", "p999")] {
+            let x = place(label);
+            let point = curve.iter().min_by(|a, b| (a.0 - x).abs().total_cmp(&(b.0 - x).abs())).unwrap();
+            // Where the curve is steep, its neighbours within a pixel or two say something else.
+            let near: Vec<f64> =
+                curve.iter().filter(|p| (p.0 - point.0).abs() <= 2.0).map(|p| time(p.1)).collect();
+            let exact = object["latency_ns"][key].as_f64().unwrap();
+            let close = |drawn: &f64| (drawn / exact - 1.0).abs() < 0.05;
+            assert!(near.iter().any(close), "{key} is {exact}, drawn as {near:?}");
+        }
+    }
+}
+
+#[test]
+fn a_phased_plot_shows_ticks() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("phased.svg");
+    let args = ["--phased", "--in-flight", "32", "--size", "64", "--size", "1k", "--ops", "10000"];
+    let all: Vec<&str> = args.into_iter().chain(["--plot", file.to_str().unwrap()]).collect();
+    let objects = measure(&all);
+    let (texts, _) = read_figure(&std::fs::read_to_string(&file).unwrap());
+    let said: Vec<&str> = texts.iter().map(|(text, ..)| text.as_str()).collect();
+    for object in objects {
+        for key in ["enqueue_cycles_per_op", "dequeue_cycles_per_op"] {
+            let ticks = format!("{:.1}", object[key].as_f64().unwrap());
+            assert!(said.contains(&ticks.as_str()), "{key} {ticks}: {said:?}");
+        }
+    }
+    assert!(said.contains(&"Enqueue") && !said.contains(&"latency"), "{said:?}");
+}
+
+#[test]
+fn a_plot_that_cannot_be_written_is_said_before_anything_is_measured() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().to_str().unwrap();
+    let missing = format!("{folder}/missing/x.svg");
+    for path in [folder, &missing, "/proc/x.svg"] {
+        let stderr = fail(&["speed", "--seconds", "50", "--plot", path], 1);
+        assert!(stderr.contains(path), "{stderr}");
+    }
+    let many: Vec<String> = (0..17).flat_map(|n| ["--size".to_owned(), (64 + 16 * n).to_string()]).collect();
+    let mut args = vec!["speed", "--plot", "x.svg"];
+    args.extend(many.iter().map(String::as_str));
+    assert!(fail(&args, 2).contains("16 sizes at most"));
+    // A disk that is full is met at the end; it is named all the same.
+    let full = ringbell(&["speed", "--ops", "100", "--plot", "/dev/full"]).output().unwrap();
+    let stderr = String::from_utf8(full.stderr).unwrap();
+    assert_eq!(full.status.code(), Some(1));
+    assert!(stderr.contains("cannot write /dev/full: ") && !full.stdout.is_empty(), "{stderr}");
+}
+
+#[test]
+fn a_run_that_fails_leaves_no_plot_and_an_old_one_as_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    for old in [None, Some("an old figure")] {
+        let file = dir.path().join("x.svg");
+        if let Some(old) = old {
+            std::fs::write(&file, old).unwrap();
+        }
+        let args = ["speed", "--device", "sim:fault=remove@50", "--ops", "1000", "--plot"];
+        let out = ringbell(&args).arg(&file).env("RINGBELL_LOG", "off").output().unwrap();
+        assert_eq!(out.status.code(), Some(1));
+        assert_eq!(std::fs::read_to_string(&file).ok().as_deref(), old);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), usize::from(old.is_some()));
+    }
+}
+
 #[test]
 fn wrong_usage_is_one_line_and_status_2() {
     for args in [
-        &["--wake", "future"][..],
+        &["--wake", "pigeon"][..],
         &["--size", "63"],
         &["--size", "2m"],
         &["--size", "100"],
@@ -257,8 +385,11 @@ fn wrong_usage_is_one_line_and_status_2() {
         &["--device", "sim:nonsense"],
         &["--phased", "--threads", "2"],
         &["--phased", "--wake", "fd"],
+        &["--phased", "--wake", "future"],
         &["--phased", "--in-flight", "60000"],
-        &["--plot", "x.svg"],
+        &["--plot", "-"],
+        &["--plot"],
+        &["--op", "list", "--plot", "x.svg"],
         &["--nonsense"],
         &["stray"],
     ] {

@@ -145,7 +145,23 @@ impl Parsed {
 /// #     device.submit_wait(request, &ctx, limit).map_err(|refused| refused.to_error())?;
 /// #     loop { if let Some(done) = ctx.take() { return Ok(done) } }
 /// # }
-/// # let pem = include_str!("../../tests/rsa-2048.pem");
+/// # let pem = "\
+/// # -----BEGIN RSA PRIVATE KEY-----
+/// # MIICXQIBAAKBgQDTxIc6jY9bD+P5y7+2LYhd6KxB5/xc3S56CKa40cCktiWryA0P
+/// # 81ky44QmtJgl8EouwRc6LJnr/vLkIDn+WQ9fIxgs5ZSHiK4r6D1UXtd2PKHn9S6P
+/// # BiEASEPDb/0TiBDiOmk1ZFNIxWRv+sno5X5OkJgCYNW3O/Hox+hYzE99zQIDAQAB
+/// # AoGBANN1HddA/ZHfhzSq2G8wfkfPixpwbNXJ4pvmwZwxjpyqaWlj5G81/q7K8u23
+/// # TWosy9Zt5ySm3rgBp0ZWS7KH+cijwvn6/n5Gd20y0k8K7gJOUS52sdK75zyjm9Pi
+/// # /gLbGwrFi4HVujdG228jCJMwm/kJbAVL1bvm7U97mw/w1B+dAkEA8I9DISYXiDju
+/// # nfUGbra1ZJKNOmZnGUIVJsIzEcBp87hq/tOhjWK1a0M2FhV4BCqFE+i3kj82XFBw
+/// # L9q86b3e3wJBAOFcLGwyOGLcDcdnOoyxzW9oB9sm4aYQrA1AlMILzZmYhB/H+yoM
+/// # Xakh1R/XrLtaiFgdqgwTSnHFfYz59AtktNMCQGbRJKUHbeloQ/y5XG13pCH/TWOX
+/// # nxs5lmbBfChrMB3eRcTy2Urf1KCq0nQv6uME9Woj/koAwJBGRRz/Bd11rMsCQQDc
+/// # SpzF+uVxhcgWVss+AwRdVaTwTfafvYZhwfJoKN+GuDbXVkYnmUTo8sCByvL3hYzo
+/// # Db9O5ICN7E5JQ4CSrpOvAkAryFJl6ouC/JiojgUfb+ICoEJVrFnHXscDrCF5k2x6
+/// # 2cEfrMaD1NTUbYjoZJpKblj2nyN7UTX24j++j30DkkeW
+/// # -----END RSA PRIVATE KEY-----
+/// # ";
 /// let device = Device::open("sim:")?;
 /// let poller = Poller::spawn(&device, Default::default())?;
 /// let key = device.rsa_key(RsaPadding::Pkcs1(RsaHash::Sha256), pem.as_bytes())?;

@@ -68,7 +68,10 @@ pub(super) fn serve(
     aad.skip(request.src_data_len.get() as usize).ok_or_else(|| job.truncated())?;
     match aead.begin(iv, lengths.aad as u64, lengths.text as u64) {
         Some(Begun::Pieces(run)) => in_pieces(job, run, direction, source, aad, &lengths, scratch)?,
-        Some(Begun::Whole(whole)) => at_once(job, &whole, direction, source, aad, &lengths)?,
+        Some(Begun::Whole(whole)) => {
+            scratch.effort += (lengths.aad + lengths.text) as u64;
+            at_once(job, &whole, direction, source, aad, &lengths)?;
+        }
         None => return Err(Refusal::Status(wire::ERR, "IV or message cannot be so long")),
     }
     Ok(written)

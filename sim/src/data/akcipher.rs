@@ -25,7 +25,7 @@
 
 use zeroize::Zeroizing;
 
-use super::{Job, Outcome, Refusal};
+use super::{Job, Outcome, Refusal, Scratch};
 use crate::chain::Cursor;
 use crate::crypto::rsa::{Bytes, LONGEST, Padding, Rsa};
 use crate::sessions::{Kind, Sessions};
@@ -37,6 +37,7 @@ pub(super) fn serve(
     request: &AkcipherRequest,
     mut source: Cursor<'_>,
     sessions: &Sessions,
+    scratch: &mut Scratch,
 ) -> Outcome {
     let opcode = request.header.opcode.get();
     let (src, dst) = (request.src_data_len.get() as usize, request.dst_data_len.get() as usize);
@@ -61,6 +62,7 @@ pub(super) fn serve(
             status(wire::ERR, "the source is longer than any modulus")
         });
     }
+    scratch.effort += effort(key);
     let mut data = Zeroizing::new(vec![0; src]);
     source.read(job.dma, &mut data).ok_or_else(|| job.truncated())?;
     if verifies {
@@ -85,6 +87,11 @@ pub(super) fn serve(
     }
     job.chain.writable().write(job.dma, &result).ok_or_else(|| job.truncated())?;
     Ok(result.len() as u32)
+}
+
+/// What an operation takes, in bytes: some 4 MiB, ten milliseconds and more, for the longest keys.
+fn effort(key: &Rsa) -> u64 {
+    (key.len() * key.len() * 16) as u64
 }
 
 /// Checks a request; the key that does it.

@@ -15,7 +15,7 @@ use crate::sessions::Sessions;
 use crate::wire::{self, CipherRequest};
 
 /// Serves one.
-#[inline]
+#[inline(always)]
 pub(super) fn serve(
     job: &Job<'_>,
     request: &CipherRequest,
@@ -42,9 +42,10 @@ pub(super) fn serve(
         left = 0;
     }
     cipher.start(&mut iv).ok_or_else(|| job.truncated())?;
+    scratch.effort += left as u64;
     let mut destination = job.chain.writable();
     while left != 0 {
-        let piece = &mut scratch[..piece_len(left)];
+        let piece = &mut scratch.piece[..piece_len(left)];
         source.read(job.dma, piece).ok_or_else(|| job.truncated())?;
         cipher.apply(&mut iv, piece).ok_or_else(|| job.truncated())?;
         destination.write(job.dma, piece).ok_or_else(|| job.truncated())?;

@@ -8,7 +8,7 @@ use tracing::warn;
 use super::engine::Deed;
 use super::fault::{Fault, FaultKind};
 use crate::config::Order;
-use crate::device::Device;
+use crate::device::{Device, Turn};
 use crate::error::DriverError;
 use crate::ring::Pending;
 use crate::wire::{self, CommonConfig};
@@ -62,7 +62,7 @@ impl Device {
     pub(crate) fn serve_faulty(
         &mut self,
         index: usize,
-        max: usize,
+        turn: Turn,
         done: &mut usize,
     ) -> Result<(), DriverError> {
         let now = self.clock.now();
@@ -70,7 +70,7 @@ impl Device {
         // As without faults: one by one, or all that there is and then those that are due.
         let together = self.latency != 0 || shuffle || self.faults.reorders();
         loop {
-            if !together && *done >= max {
+            if !together && !turn.goes_on(*done, &self.scratch) {
                 return Ok(());
             }
             let head = self.queues[index].take()?;
@@ -83,7 +83,7 @@ impl Device {
             if together && head.is_some() {
                 continue;
             }
-            while *done < max {
+            while turn.goes_on(*done, &self.scratch) {
                 let rng = if shuffle { &mut self.rng } else { &mut self.faults.rng };
                 let Some(pending) = self.queues[index].next_due(now, shuffle, rng) else { break };
                 *done += usize::from(self.complete_any(index, pending)?);

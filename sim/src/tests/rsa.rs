@@ -132,6 +132,14 @@ fn signatures_are_those_that_openssl_makes_and_verify() {
     assert_eq!(operate(driver, SIGN, private, MESSAGE, *len), done(no_hash));
     assert_eq!(verify(driver, private, no_hash, MESSAGE), OK);
     assert_eq!(verify(driver, private, no_hash, &MESSAGE[1..]), KEY_REJECTED);
+    // A signature whose first byte is 0 is none without it.
+    let (message, signature) = (0..5000_u32)
+        .map(u32::to_le_bytes)
+        .map(|message| (message, operate(driver, SIGN, private, &message, *len).out))
+        .find(|(_, signature)| signature[0] == 0)
+        .unwrap();
+    assert_eq!(verify(driver, private, &signature, &message), OK);
+    assert_eq!(verify(driver, private, &signature[1..], &message), KEY_REJECTED);
     assert_eq!(operate(driver, SIGN, private, &[1; 118], *len), status(ERR, *len), "no room for padding");
     assert_eq!(operate(driver, SIGN, private, &[1; 117], *len).status, OK);
     assert_eq!(driver.sim.stats().faults, 0);
@@ -375,6 +383,36 @@ fn whatever_a_key_says_the_device_goes_on() {
     }
     assert!(taken > 300 && done > 300, "{taken} keys were taken, {done} operations done");
     assert_eq!(driver.sim.stats().faults, 0);
+}
+
+/// What takes long ends a turn early: whoever wants a register need not wait for the whole queue.
+#[test]
+fn long_keys_do_not_keep_the_device_to_themselves() {
+    for options in ["", "latency=1ns", "fault=slow@1000000"] {
+        let driver = &mut driver(options);
+        let Vectors { len, public, .. } = &vectors()[2];
+        let key = session(driver, (PUBLIC, RAW, 0), public).unwrap();
+        let sha = super::services::hash(driver, 4, 32).unwrap();
+        let asymmetric = [request(ENCRYPT, 1, key, &[512, 512]), raw_plain(*len)].concat();
+        let asymmetric = (driver.put(&asymmetric), asymmetric.len() as u32, false);
+        let symmetric = driver.put(&[request(0x100, 4, sha, &[64, 32]), vec![1; 64]].concat());
+        let out = (driver.put(&[0; 513]), 513, true);
+        let core = driver.sim.core_for_test().upgrade().unwrap();
+        let turns = |driver: &mut Driver, input, count| {
+            (0..count).for_each(|_| _ = driver.submit(0, &[input, out], true));
+            core.device().kicked(0);
+            let mut turns = Vec::new();
+            while turns.iter().sum::<usize>() < count {
+                driver.sim.advance(std::time::Duration::from_nanos(1));
+                turns.push(core.device().round());
+                assert!(turns.len() <= 2 * count, "{turns:?}");
+            }
+            turns.retain(|done| *done != 0);
+            turns
+        };
+        assert_eq!(turns(driver, asymmetric, 3), [1, 1, 1], "{options}");
+        assert_eq!(turns(driver, (symmetric, 136, false), 100), [64, 36], "{options}");
+    }
 }
 
 #[test]

@@ -57,9 +57,18 @@ fn job(device: &Device, desk: &Desk, words: &[&str]) -> String {
     if let Err(error) = key.prepare() {
         return format!("error {error}");
     }
-    let request = request(&key, operation, input, rest.first().copied()).expect("a request");
-    device.submit_wait(request, desk.context(0), LONG).map_err(|r| r.to_error()).expect("accepted");
-    let done = desk.next();
+    let digest = rest.first().copied();
+    let run = || {
+        let request = request(&key, operation, input, digest).expect("a request");
+        device.submit_wait(request, desk.context(0), LONG).map_err(|r| r.to_error()).expect("accepted");
+        desk.next()
+    };
+    let mut done = run();
+    // QEMU with nettle cuts a result that begins with a zero, one of 256, which the driver calls an
+    // error. The padding is random: the next one is another.
+    if operation == "encrypt" && padding_name != "raw" && done.result().is_err() {
+        done = run();
+    }
     match done.result() {
         Ok(Answer::Yes) => format!("yes {}", hex(done.request().output())),
         Ok(Answer::No) => "no".to_owned(),

@@ -21,6 +21,91 @@ const AVAILABLE: usize = 0x400;
 const DATA: usize = 0x6000;
 const BELLS: u64 = 0x3000;
 
+/// An RSAPrivateKey of 1024 bits: `openssl genrsa -traditional 1024`, in DER.
+const RSA: &[u8] = include_bytes!("rsa-1024.der");
+/// Requests of all services, with what belongs to them, lie so far apart.
+const ROOM: usize = 0x400;
+/// Where in its room the reply to a creation lies.
+const REPLY: usize = 0x3c0;
+
+/// The services, each as it should be: opcodes to create and to use a session, algorithm, words of the
+/// session's body and of the request, length of the key.
+#[derive(Clone, Copy)]
+struct Service {
+    create: u32,
+    opcode: u32,
+    algorithm: u32,
+    body: [u32; 5],
+    words: [u32; 5],
+    key: usize,
+}
+
+const fn service(
+    (create, opcode, algorithm): (u32, u32, u32),
+    body: [u32; 5],
+    words: [u32; 5],
+    key: usize,
+) -> Service {
+    Service { create, opcode, algorithm, body, words, key }
+}
+
+const SERVICES: [Service; 8] = [
+    service(
+        (wire::CIPHER_CREATE_SESSION, wire::CIPHER_DECRYPT, wire::CIPHER_AES_XTS),
+        [wire::CIPHER_AES_XTS, 32, 2, 0, 0],
+        [16, 35, 35, 0, 0],
+        32,
+    ),
+    service(
+        (wire::HASH_CREATE_SESSION, wire::HASH, wire::HASH_SHA3_224),
+        [wire::HASH_SHA3_224, 28, 0, 0, 0],
+        [64, 28, 0, 0, 0],
+        0,
+    ),
+    service(
+        (wire::MAC_CREATE_SESSION, wire::MAC, wire::MAC_CMAC_AES),
+        [wire::MAC_CMAC_AES, 16, 24, 0, 0],
+        [65, 16, 0, 0, 0],
+        24,
+    ),
+    service(
+        (wire::AEAD_CREATE_SESSION, wire::AEAD_ENCRYPT, wire::AEAD_GCM),
+        [wire::AEAD_GCM, 16, 13, 0, 1],
+        [16, 20, 40, 53, 13],
+        16,
+    ),
+    service(
+        (wire::AEAD_CREATE_SESSION, wire::AEAD_ENCRYPT, wire::AEAD_CCM),
+        [wire::AEAD_CCM, 32, 8, 0, 1],
+        [13, 20, 40, 48, 0],
+        32,
+    ),
+    service(
+        (wire::AEAD_CREATE_SESSION, wire::AEAD_DECRYPT, wire::AEAD_CHACHA20_POLY1305),
+        [wire::AEAD_CHACHA20_POLY1305, 32, 16, 0, 2],
+        [12, 20, 40, 24, 16],
+        32,
+    ),
+    service(
+        (wire::AKCIPHER_CREATE_SESSION, wire::AKCIPHER_SIGN, wire::AKCIPHER_RSA),
+        [
+            wire::AKCIPHER_RSA,
+            wire::AKCIPHER_KEY_TYPE_PRIVATE,
+            RSA.len() as u32,
+            wire::RSA_PKCS1_PADDING,
+            wire::RSA_SHA1,
+        ],
+        [20, 128, 0, 0, 0],
+        RSA.len(),
+    ),
+    service(
+        (wire::AKCIPHER_CREATE_SESSION, wire::AKCIPHER_DECRYPT, wire::AKCIPHER_RSA),
+        [wire::AKCIPHER_RSA, wire::AKCIPHER_KEY_TYPE_PRIVATE, RSA.len() as u32, wire::RSA_RAW_PADDING, 0],
+        [128, 128, 0, 0, 0],
+        RSA.len(),
+    ),
+];
+
 struct Driver {
     sim: Sim,
     function: Arc<dyn PciFunction>,
@@ -30,7 +115,12 @@ struct Driver {
     queues: u16,
     bells: Vec<Doorbell>,
     events: Vec<EventFd>,
+    /// Where the last reply to the creation of a session of each service lies.
+    replies: [usize; SERVICES.len()],
 }
+
+/// Actions from here on are about all services.
+const ANY_SERVICE: u8 = 120;
 
 /// Rings, chains, registers, resets and mappings are what the bytes say. The simulator goes on, and
 /// writes no memory while it must not.
@@ -51,8 +141,17 @@ pub fn hostile_driver(data: &[u8]) {
     let function = sim.function();
     let Ok(memory) = SharedMemory::create(MEMORY, false) else { return };
     let bells = (0..queues).filter_map(|n| function.doorbell(4, BELLS + u64::from(n) * 4).ok()).collect();
-    let mut driver =
-        Driver { sim, function, memory, mapping: None, base: 0, queues, bells, events: Vec::new() };
+    let mut driver = Driver {
+        sim,
+        function,
+        memory,
+        mapping: None,
+        base: 0,
+        queues,
+        bells,
+        events: Vec::new(),
+        replies: [DATA; SERVICES.len()],
+    };
     driver.map();
     driver.set_up(shape >> 5);
     let mut steps = 0;
@@ -222,6 +321,84 @@ impl Driver {
         self.chain(queue, head, if len == 0 { &short } else { &all }, how & 0x60 == 0x60);
     }
 
+    /// Changes some bytes of a request, mostly none, or a word of it.
+    fn spoil(&self, request: &mut [u8], bytes: &mut Bytes) {
+        let how = bytes.byte();
+        if how > 200 {
+            let at = usize::from(bytes.half()) % request.len();
+            request[at] = bytes.byte();
+        } else if how > 150 {
+            let (at, value) = (4 * bytes.below(18), bytes.word());
+            request[at..at + 4].copy_from_slice(&value.to_le_bytes());
+        } else if how > 100 {
+            let (at, value) = (4 * bytes.below(18), u32::from(bytes.byte()));
+            request[at..at + 4].copy_from_slice(&value.to_le_bytes());
+        }
+    }
+
+    /// A session of any service is created, or destroyed.
+    fn create_any(&mut self, bytes: &mut Bytes) {
+        let (which, at) = (bytes.below(SERVICES.len()), DATA + ROOM * bytes.below(8));
+        let Service { create, algorithm, body, key, .. } = SERVICES[which];
+        let mut request = vec![0; 72 + key];
+        let mut set = |at: usize, value: u32| request[at..at + 4].copy_from_slice(&value.to_le_bytes());
+        let how = bytes.byte();
+        let destroys = how & 7 == 7;
+        set(0, if destroys { create | 1 } else { create });
+        set(4, algorithm);
+        set(64, wire::SYM_OP_CIPHER);
+        if destroys {
+            let id = self.session(which);
+            request[16..24].copy_from_slice(&id);
+        } else {
+            (0..).zip(body).for_each(|(n, word)| set(16 + 4 * n, word));
+            let rsa = create == wire::AKCIPHER_CREATE_SESSION;
+            request[72..].copy_from_slice(if rsa { RSA } else { &RSA[..key] });
+            self.replies[which] = at + REPLY;
+        }
+        self.spoil(&mut request, bytes);
+        self.put(at, &request);
+        let queue = usize::from(self.queues) - 1;
+        let parts = [(at, request.len(), false), (at + REPLY, 16, true)];
+        self.chain(queue, bytes.below(16) as u16, &parts, how & 0x30 == 0x30);
+        self.ring(queue);
+    }
+
+    /// The id that the last creation was answered with.
+    fn session(&self, which: usize) -> [u8; 8] {
+        let mut id = [0; 8];
+        let _ = self.memory.read(self.replies[which], &mut id);
+        id
+    }
+
+    /// A request of any service, mostly with a session of it.
+    fn ask_any(&self, bytes: &mut Bytes) {
+        let (which, at) = (bytes.below(SERVICES.len()), DATA + ROOM * bytes.below(8));
+        let Service { opcode, algorithm, words, .. } = SERVICES[which];
+        let how = bytes.byte();
+        let mut request = vec![0; 72];
+        let mut set = |at: usize, value: u32| request[at..at + 4].copy_from_slice(&value.to_le_bytes());
+        // RSA has four operations.
+        let other = if opcode >> 8 == wire::SERVICE_AKCIPHER { u32::from(how & 3) } else { 0 };
+        set(0, opcode ^ other);
+        set(4, algorithm);
+        (0..).zip(words).for_each(|(n, word)| set(24 + 4 * n, word));
+        set(64, if opcode >> 8 == wire::SERVICE_CIPHER { wire::SYM_OP_CIPHER } else { 0 });
+        request[8..16].copy_from_slice(&self.session(if how & 0x1c == 0x1c {
+            how as usize >> 5
+        } else {
+            which
+        }));
+        self.spoil(&mut request, bytes);
+        self.put(at, &request);
+        let queue = bytes.below(usize::from(self.queues - 1).max(1));
+        // What the request reads is what lies behind it; it may write there, too.
+        let (readable, writable) = (usize::from(bytes.byte()) + 100, usize::from(bytes.byte()) + 1);
+        let place = if how & 0x20 == 0 { at + 0x200 } else { at + 80 };
+        let parts = [(at, 72, false), (at + 72, readable, false), (place, writable, true)];
+        self.chain(queue, bytes.below(16) as u16, &parts, how & 0xc0 == 0xc0);
+    }
+
     fn ring(&self, queue: usize) {
         if let Some(bell) = self.bells.get(queue) {
             bell.ring(queue as u16);
@@ -248,7 +425,8 @@ impl Driver {
 
     fn act(&mut self, bytes: &mut Bytes) {
         let queue = |bytes: &mut Bytes| bytes.below(3);
-        match bytes.byte() % 24 {
+        let action = bytes.byte();
+        match action % 24 {
             // A descriptor in a table, mostly into our memory.
             0 | 1 => {
                 let place = if bytes.byte() & 7 == 7 { 0x5000 } else { queue(bytes) * 0x2000 };
@@ -306,8 +484,10 @@ impl Driver {
                     0,
                 );
             }
-            12 | 13 => self.create_session(bytes),
-            14..=17 => self.encrypt(bytes),
+            12 | 13 if action < ANY_SERVICE => self.create_session(bytes),
+            12 | 13 => self.create_any(bytes),
+            14..=17 if action < ANY_SERVICE => self.encrypt(bytes),
+            14..=17 => self.ask_any(bytes),
             18 => {
                 self.write(20, &[0]);
                 self.step(None);

@@ -3,13 +3,11 @@
 //!
 //! ```text
 //!   hex       keys and IVs
-//!   files     input, and output that appears whole or not at all
 //!   chain     how a stream is cut: IVs from chunk to chunk, padding
 //!   pipeline  read, device, write, all at the same time
 //! ```
 
 mod chain;
-mod files;
 mod hex;
 mod pipeline;
 
@@ -19,9 +17,9 @@ use zeroize::Zeroizing;
 use crate::cli::CryptArgs;
 use crate::device::{DeviceName, offered_cipher};
 use crate::error::{Error, Result};
+use crate::files::{Input, Output};
 use crate::out;
 use chain::Chain;
-use files::{Input, Output};
 
 /// Does it.
 pub(crate) fn run(args: CryptArgs) -> Result<()> {

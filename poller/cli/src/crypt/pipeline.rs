@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 use ringbell::{CipherKey, Device, ManualPoller, PollerConfig, Request, Status, WaitCtx};
 
 use super::chain::{BLOCK, Chain, padding_of};
-use super::files::{Input, Output};
 use crate::error::{Error, Result};
+use crate::files::{Input, Output};
 
 /// Bytes of a request, and requests, where several are with the device: enough that their costs do
 /// not count, little enough that all of them stay in the cache.

@@ -3,14 +3,18 @@
 //! ```text
 //!   run       one size with a poll thread: sets up, starts the workers, adds up
 //!     worker  one submitting thread: its contexts, its deliveries, its burst
+//!     tasks   the same with futures, and an executor for them
 //!   phased    one size without a poll thread: burst, device, drain; in TSC ticks
 //!   work      what is asked of the device, and what has to come out
 //!   report    one object or one line for each size
+//!   plot      all sizes as a figure
 //! ```
 
 mod phased;
+mod plot;
 mod report;
 mod run;
+mod tasks;
 mod work;
 mod worker;
 
@@ -214,15 +218,20 @@ pub(crate) fn run(args: &SpeedArgs) -> Result<()> {
     let opened = Device::open_with(&device.text, &DeviceOptions::default())
         .map_err(|e| Error::library(&format!("open device {}", device.text), e))?;
     if args.op == "list" {
+        plot::refuse_with_list(args)?;
         return report::operations(args, &opened);
     }
     let plans = plans(args, &device, &opened)?;
     drop(opened);
+    let mut plot = plot::Plot::open(args)?;
     let mut report = report::Report::new(args.json);
     for plan in &plans {
         let measured =
             if plan.phased { phased::measure(plan, &interrupt)? } else { run::measure(plan, &interrupt)? };
         report.print(plan, &measured)?;
+        if let Some(plot) = &mut plot {
+            plot.add(plan, &measured);
+        }
         let attempted = || format!("vouch for {} with {} bytes", plan.op, plan.size);
         if let Some(why) = measured.trouble {
             return Err(Error::failed(attempted(), why));
@@ -231,7 +240,7 @@ pub(crate) fn run(args: &SpeedArgs) -> Result<()> {
             return Err(Error::failed("finish the measurement", "it was interrupted"));
         }
     }
-    Ok(())
+    plot.map_or(Ok(()), plot::Plot::finish)
 }
 
 fn plans(args: &SpeedArgs, device: &DeviceName, opened: &Device) -> Result<Vec<Plan>> {
@@ -245,8 +254,9 @@ fn plans(args: &SpeedArgs, device: &DeviceName, opened: &Device) -> Result<Vec<P
     if args.phased && threads > 1 {
         return wrong(&format!("--phased --threads {threads}"), "a phased run has one thread".to_owned());
     }
-    if args.phased && args.wake == Wake::Fd {
-        return wrong("--phased --wake fd", "a phased run drains by callbacks".to_owned());
+    if args.phased && args.wake != Wake::Callback {
+        let what = format!("--phased --wake {}", args.wake.name());
+        return wrong(&what, "a phased run drains by callbacks".to_owned());
     }
     let depth = opened.capabilities().queue_depth as usize;
     if args.phased && in_flight > depth {

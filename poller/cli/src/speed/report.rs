@@ -11,18 +11,18 @@ use crate::out;
 
 /// The object of `--json`: its keys are a contract.
 #[derive(Serialize)]
-struct Object<'a> {
+pub(super) struct Object<'a> {
     device: &'a str,
     op: &'a str,
     direction: &'a str,
-    size: usize,
+    pub(super) size: usize,
     in_flight: usize,
     threads: usize,
     wake: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     idle: Option<&'a str>,
     /// Whether the device does the arithmetic: "none" where results are not verified.
-    compute: &'a str,
+    pub(super) compute: &'a str,
     seconds: f64,
     submitted: u64,
     completed: u64,
@@ -36,8 +36,8 @@ struct Object<'a> {
     failed_over: u64,
     /// The device's at the end: ready, failed.
     state: &'a str,
-    ops_per_second: f64,
-    bytes_per_second: f64,
+    pub(super) ops_per_second: f64,
+    pub(super) bytes_per_second: f64,
     latency_ns: Latency,
     #[serde(flatten)]
     phased: Option<Phased>,
@@ -109,7 +109,7 @@ impl Report {
     }
 }
 
-fn object<'a>(plan: &'a Plan, measured: &Measured) -> Object<'a> {
+pub(super) fn object<'a>(plan: &'a Plan, measured: &Measured) -> Object<'a> {
     let seconds = measured.elapsed.as_secs_f64();
     let counts = &measured.counts;
     let rate = |count: f64| if seconds > 0.0 { (count / seconds * 10.0).round() / 10.0 } else { 0.0 };
@@ -156,17 +156,26 @@ fn state_name(state: DeviceState) -> &'static str {
     }
 }
 
-fn head(object: &Object<'_>) -> String {
-    let plural = if object.threads == 1 { "" } else { "s" };
-    let mut text = format!(
-        "{} {} on {}: {} in flight, {} thread{plural}, ",
-        object.op, object.direction, object.device, object.in_flight, object.threads
-    );
-    if object.phased.is_some() {
-        text += "phased";
-    } else {
-        text += &format!("{} wake, poll thread {}", object.wake, object.idle.unwrap_or("none"));
+impl Object<'_> {
+    /// What was measured, in words.
+    pub(super) fn subject(&self) -> String {
+        format!("{} {} on {}", self.op, self.direction, self.device)
     }
+
+    /// How it was measured, in words.
+    pub(super) fn manner(&self) -> String {
+        let plural = if self.threads == 1 { "" } else { "s" };
+        let mut text = format!("{} in flight, {} thread{plural}, ", self.in_flight, self.threads);
+        match self.idle {
+            Some(idle) => text += &format!("{} wake, poll thread {idle}", self.wake),
+            None => text += "phased",
+        }
+        text
+    }
+}
+
+fn head(object: &Object<'_>) -> String {
+    let mut text = format!("{}: {}", object.subject(), object.manner());
     if object.compute == "none" {
         text += "\nThe device does no arithmetic (compute=none): results are NOT checked.";
     }
@@ -229,7 +238,7 @@ fn line(object: &Object<'_>) -> String {
 }
 
 /// Three digits and a unit: 1.53 M.
-fn scaled(value: f64) -> String {
+pub(super) fn scaled(value: f64) -> String {
     let units = [(1e9, "G"), (1e6, "M"), (1e3, "k")];
     let (factor, unit) = units.into_iter().find(|(factor, _)| value >= *factor).unwrap_or((1.0, ""));
     let digits = value / factor;
@@ -244,7 +253,7 @@ fn scaled(value: f64) -> String {
 }
 
 /// A time of that many nanoseconds.
-fn time(nanos: u64) -> String {
+pub(super) fn time(nanos: u64) -> String {
     let nanos = nanos as f64;
     let units = [(1e9, "s"), (1e6, "ms"), (1e3, "us")];
     let (factor, unit) = units.into_iter().find(|(factor, _)| nanos >= *factor).unwrap_or((1.0, "ns"));

@@ -8,11 +8,27 @@ use std::time::{Duration, Instant};
 use ringbell::clock::ticks;
 use ringbell::{Device, IdlePolicy, Poller, PollerConfig};
 
+use super::tasks::TaskWorker;
 use super::work::{self, Pool};
 use super::worker::{Outcome, Worker};
 use super::{Counts, Fate, Interrupt, Limit, Measured, Plan, Progress, histogram};
-use crate::cli::Idle;
+use crate::cli::{Idle, Wake};
 use crate::error::{Error, Result};
+
+/// A submitting thread in the making.
+enum Submitter {
+    Plain(Worker),
+    Tasks(TaskWorker),
+}
+
+impl Submitter {
+    fn run(self, stop: &AtomicBool) -> Outcome {
+        match self {
+            Self::Plain(worker) => worker.run(stop),
+            Self::Tasks(worker) => worker.run(stop),
+        }
+    }
+}
 
 /// Measures one size.
 pub(super) fn measure(plan: &Plan, interrupt: &Interrupt) -> Result<Measured> {
@@ -43,7 +59,12 @@ pub(super) fn measure(plan: &Plan, interrupt: &Interrupt) -> Result<Measured> {
     let fate = Fate::of(&device, || std::thread::sleep(Duration::from_millis(1)));
     // After it nothing is counted any more.
     poller.shutdown();
-    let lost = counts.check(&device.stats()).err();
+    let stats = device.stats();
+    if plan.wake == Wake::Future {
+        // A future waits for room by itself: only the library knows how often there was none.
+        counts.eagain = stats.eagain;
+    }
+    let lost = counts.check(&stats).err();
     let trouble = lost.or_else(|| counts.trouble(first_error.as_deref(), &fate)).or(stopped_by);
     Ok(Measured {
         elapsed: end.saturating_duration_since(start),
@@ -74,7 +95,7 @@ fn config(plan: &Plan) -> PollerConfig {
 }
 
 /// The workers, with an equal share of contexts and requests each.
-fn workers(plan: &Plan, device: &Device) -> Result<Vec<Worker>> {
+fn workers(plan: &Plan, device: &Device) -> Result<Vec<Submitter>> {
     let key = work::key(plan, device)?;
     let (pool, jobs) = Pool::new(plan)?;
     let pool = Arc::new(pool);
@@ -92,12 +113,15 @@ fn workers(plan: &Plan, device: &Device) -> Result<Vec<Worker>> {
                 Limit::Ops(ops) => share(ops, number),
             };
             let jobs = jobs.by_ref().take(contexts).collect();
-            Worker::new(plan, device, &key, &pool, jobs, budget, owned)
+            if plan.wake == Wake::Future {
+                return TaskWorker::new(plan, device, &key, &pool, jobs, budget).map(Submitter::Tasks);
+            }
+            Worker::new(plan, device, &key, &pool, jobs, budget, owned).map(Submitter::Plain)
         })
         .collect()
 }
 
-fn start_all(workers: Vec<Worker>, stop: &Arc<AtomicBool>) -> Result<Vec<JoinHandle<Outcome>>> {
+fn start_all(workers: Vec<Submitter>, stop: &Arc<AtomicBool>) -> Result<Vec<JoinHandle<Outcome>>> {
     let mut threads = Vec::with_capacity(workers.len());
     for worker in workers {
         let seen = Arc::clone(stop);

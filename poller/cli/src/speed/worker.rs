@@ -28,7 +28,7 @@ use crate::cli::Wake;
 use crate::error::{Error, Result};
 
 /// No delivery for so long means that one was lost: every request has a deadline far below.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 /// Longest sleep before a look at whether the run is over.
 const NAP: Duration = Duration::from_millis(100);
 /// Looks at the inbox before the worker sleeps.
@@ -43,8 +43,28 @@ pub(super) struct Inbox {
 }
 
 impl Inbox {
+    /// For so many contexts.
+    pub(super) fn new(contexts: usize) -> Self {
+        Self {
+            deliveries: ArrayQueue::new(contexts),
+            count: CachePadded::new(AtomicU64::new(0)),
+            asleep: CachePadded::new(AtomicBool::new(false)),
+            thread: OnceLock::new(),
+        }
+    }
+
+    /// This thread is the one that sleeps.
+    pub(super) fn is_of_this_thread(&self) {
+        let _ = self.thread.set(std::thread::current());
+    }
+
+    /// The number of a context that has a delivery.
+    pub(super) fn pop(&self) -> Option<u32> {
+        self.deliveries.pop().map(|(number, _)| number)
+    }
+
     /// On the poll thread: small, never blocks.
-    fn deliver(&self, number: u32) {
+    pub(super) fn deliver(&self, number: u32) {
         self.count.fetch_add(1, Ordering::Relaxed);
         // It has room for every context, and each has one request at a time.
         let _ = self.deliveries.push((number, ticks()));
@@ -63,7 +83,7 @@ impl Inbox {
     }
 
     /// Sleeps until a delivery or [`wake`](Self::wake), or a nap long.
-    fn sleep(&self) {
+    pub(super) fn sleep(&self) {
         for _ in 0..SPINS {
             if !self.deliveries.is_empty() {
                 return;
@@ -133,6 +153,26 @@ pub(super) struct Outcome {
     pub(super) stopped_by: Option<String>,
 }
 
+impl Outcome {
+    /// Counts and checks one.
+    pub(super) fn look_at(&mut self, job: &mut Job, pool: &Pool, completion: &Completion) {
+        let counts = &mut self.counts;
+        match completion.result() {
+            Ok(_) => {
+                counts.completed += 1;
+                if pool.checked() {
+                    counts.verified += 1;
+                    counts.mismatches += u64::from(!job.verify(completion.request().output()));
+                }
+            }
+            Err(fault) => {
+                counts.errors += 1;
+                self.first_error.get_or_insert_with(|| fault.to_string());
+            }
+        }
+    }
+}
+
 impl Worker {
     /// A worker for these jobs, with its contexts and requests.
     pub(super) fn new(
@@ -144,15 +184,11 @@ impl Worker {
         budget: u64,
         owned: bool,
     ) -> Result<Self> {
-        let inbox = Arc::new(Inbox {
-            deliveries: ArrayQueue::new(jobs.len()),
-            count: CachePadded::new(AtomicU64::new(0)),
-            asleep: CachePadded::new(AtomicBool::new(false)),
-            thread: OnceLock::new(),
-        });
+        let inbox = Arc::new(Inbox::new(jobs.len()));
         let epoll = |e: nix::Error| Error::failed("wait by fds", e.desc());
         let source = match plan.wake {
-            Wake::Callback => Source::Callbacks,
+            // Futures have a worker of their own.
+            Wake::Callback | Wake::Future => Source::Callbacks,
             Wake::Fd => Source::Fds {
                 epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(epoll)?,
                 events: vec![EpollEvent::empty(); jobs.len()],
@@ -211,7 +247,7 @@ impl Worker {
 
     /// Keeps everything in flight until `stop` or the end of the budget, then waits for the rest.
     pub(super) fn run(mut self, stop: &AtomicBool) -> Outcome {
-        let _ = self.inbox.thread.set(std::thread::current());
+        self.inbox.is_of_this_thread();
         let mut last_delivery = Instant::now();
         loop {
             let over = stop.load(Ordering::Relaxed) || self.result.stopped_by.is_some() || self.budget == 0;
@@ -366,20 +402,7 @@ impl Worker {
     /// Counts and checks one; its request again, filled, unless there is no memory for it any more.
     fn look_at(&mut self, number: u32, completion: Completion) -> Option<Request> {
         let slot = &mut self.slots[number as usize];
-        let counts = &mut self.result.counts;
-        match completion.result() {
-            Ok(_) => {
-                counts.completed += 1;
-                if self.pool.checked() {
-                    counts.verified += 1;
-                    counts.mismatches += u64::from(!slot.job.verify(completion.request().output()));
-                }
-            }
-            Err(fault) => {
-                counts.errors += 1;
-                self.result.first_error.get_or_insert_with(|| fault.to_string());
-            }
-        }
+        self.result.look_at(&mut slot.job, &self.pool, &completion);
         let mut request = completion.into_request();
         if request.input().is_empty() {
             // Its buffers are with the device still.

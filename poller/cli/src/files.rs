@@ -22,7 +22,7 @@ use nix::unistd::linkat;
 use crate::error::{Error, Result, plain};
 
 /// Where the data comes from.
-pub(super) struct Input {
+pub(crate) struct Input {
     file: File,
     name: String,
     regular: bool,
@@ -30,7 +30,7 @@ pub(super) struct Input {
 
 impl Input {
     /// Opens a file; stdin for `-` or nothing.
-    pub(super) fn open(path: Option<&Path>) -> Result<Self> {
+    pub(crate) fn open(path: Option<&Path>) -> Result<Self> {
         let path = path.filter(|path| *path != Path::new("-"));
         let name = path.map_or_else(|| "stdin".to_owned(), |path| path.display().to_string());
         let opened = match path {
@@ -46,12 +46,12 @@ impl Input {
     }
 
     /// Its name, for messages.
-    pub(super) fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
     /// Whether a read would not block.
-    pub(super) fn is_ready(&self) -> bool {
+    pub(crate) fn is_ready(&self) -> bool {
         self.regular || {
             let mut fds = [PollFd::new(self.file.as_fd(), PollFlags::POLLIN)];
             // Where it cannot be asked, the read will tell.
@@ -60,7 +60,7 @@ impl Input {
     }
 
     /// Reads some bytes; 0 at the end. May block.
-    pub(super) fn read(&mut self, buffer: &mut [u8]) -> Result<usize> {
+    pub(crate) fn read(&mut self, buffer: &mut [u8]) -> Result<usize> {
         loop {
             match self.file.read(buffer) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -71,7 +71,7 @@ impl Input {
 }
 
 /// Where the data goes.
-pub(super) struct Output {
+pub(crate) struct Output {
     file: File,
     name: String,
     /// `None` where it is written directly.
@@ -96,7 +96,7 @@ impl Drop for Unfinished {
 
 impl Output {
     /// Opens a file; stdout for `-`, `/dev/stdout` or nothing.
-    pub(super) fn open(path: Option<&Path>) -> Result<Self> {
+    pub(crate) fn open(path: Option<&Path>) -> Result<Self> {
         let stdout = [Path::new("-"), Path::new("/dev/stdout")];
         let Some(path) = path.filter(|path| !stdout.contains(path)) else {
             let file = io::stdout().as_fd().try_clone_to_owned().map(File::from);
@@ -109,8 +109,13 @@ impl Output {
         Ok(Self { file, name, unfinished })
     }
 
+    /// Its name, for messages.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Writes some of the bytes.
-    pub(super) fn write(&mut self, bytes: &[u8]) -> Result<usize> {
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<usize> {
         loop {
             match self.file.write(bytes) {
                 Ok(0) => return Err(Error::failed(format!("write {}", self.name), "it takes nothing more")),
@@ -125,7 +130,7 @@ impl Output {
     }
 
     /// Everything is written: a regular file appears.
-    pub(super) fn finish(self) -> Result<()> {
+    pub(crate) fn finish(self) -> Result<()> {
         let Some(mut unfinished) = self.unfinished else { return Ok(()) };
         unfinished.name(&self.file).map_err(|e| Error::failed(format!("write {}", self.name), plain(&e)))
     }
