@@ -124,7 +124,7 @@ fn every_lie_about_every_kind_ends_each_request_once_and_the_device_comes_back()
                     }
                 }
                 // A duplicate spoils nobody's result but those behind it.
-                assert!(lost >= 1 && lost <= 6, "{what}: {lost}");
+                assert!((1..=6).contains(&lost), "{what}: {lost}");
                 bench.check(&what);
             }
         }
