@@ -12,8 +12,9 @@
 //!
 //! Where the text is not clear, this is how it is read:
 //!
-//! - raw sources "MUST be padded with leading zeros": they are as long as the modulus. (QEMU takes
-//!   shorter ones.) Raw results are, too;
+//! - raw sources "MUST be padded with leading zeros": they are as long as the modulus. Raw results are,
+//!   too. (Debian's QEMU has sessions for it, and ERR for each request: it is built with nettle. The same
+//!   cuts a ciphertext or signature that begins with zeros, at the wrong end.);
 //! - raw sessions "MUST not be used for verification and signing operations": NOTSUPP, like all that a
 //!   service has not;
 //! - PKCS#1 without a hash signs what it is given, padded as it is (the driver brings the DigestInfo);
@@ -51,6 +52,9 @@ pub(super) fn serve(
             (true, true) => status(wire::KEY_REJECTED, "a raw session does not verify"),
         });
     }
+    if job.qemu && key.padding == Padding::Raw {
+        return Err(status(wire::ERR, "QEMU with nettle has no raw RSA"));
+    }
     if !job.computes() {
         return Ok(if verifies { 0 } else { dst.min(key.len()) as u32 });
     }
@@ -74,14 +78,20 @@ pub(super) fn serve(
             Err(status(wire::KEY_REJECTED, "it is not the signature"))
         };
     }
-    let raw_length = job.qemu || key.padding != Padding::Raw || src == key.len();
+    let raw_length = key.padding != Padding::Raw || src == key.len();
     let result: Option<Bytes> = match opcode {
         _ if !raw_length => None,
         wire::AKCIPHER_ENCRYPT => key.encrypt(&data),
         wire::AKCIPHER_DECRYPT => key.decrypt(&data),
         _ => key.sign(&data),
     };
-    let result = result.ok_or(status(wire::ERR, "the key cannot do that with the source"))?;
+    let mut result = result.ok_or(status(wire::ERR, "the key cannot do that with the source"))?;
+    if job.qemu && opcode != wire::AKCIPHER_DECRYPT {
+        // nettle again: as many bytes as the number has, from the first of the padded ones on.
+        let zeros = result.iter().take_while(|byte| **byte == 0).count();
+        let left = result.len() - zeros;
+        result.truncate(left);
+    }
     if result.len() > dst {
         return Err(status(wire::ERR, "the destination is too short for the result"));
     }

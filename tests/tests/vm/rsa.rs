@@ -36,7 +36,8 @@ enum Wanted {
     Answer(bool),
     /// No session, or no result.
     Error,
-    /// These bytes; or no result, as from a QEMU that is built with nettle, which has no raw RSA (Debian's is).
+    /// These bytes; or no result, as from a QEMU that is built with nettle (Debian's is), which has no raw
+    /// RSA, and cuts numbers that begin with zeros.
     Raw(Vec<u8>),
 }
 
@@ -109,6 +110,14 @@ fn questions(number_of_key: usize, key: &Rsa<Private>, public: &str, private: &s
         wrong[size - 1] ^= 1;
         ask(verify(&wrong, &hashed), Wanted::Answer(false));
     }
+    // One that begins with a zero: of nettle a part is left, which the driver calls an error.
+    let zero = (0_u32..).find_map(|number| {
+        let hashed = hash(MessageDigest::sha1(), &number.to_le_bytes()).unwrap();
+        let signature = sign(&pkey, MessageDigest::sha1(), &hashed);
+        (signature[0] == 0).then_some((hashed, signature))
+    });
+    let (hashed, signature) = zero.unwrap();
+    ask(format!("{private} sha1 sign {}", hex(&hashed)), Wanted::Raw(signature));
     // Not in QEMU's backend: refused, in bounded time, and the device goes on.
     ask(format!("{private} sha384 sign {}", hex(&[7; 48])), Wanted::Error);
     asked
@@ -181,7 +190,8 @@ fn rsa_on_qemus_device_is_as_libcrypto_says() {
         }
     }
     assert!(wrong.is_empty(), "{} of {} are wrong:\n{}", wrong.len(), asked.len(), wrong.join("\n"));
-    assert!(raw == [16, 0] || raw == [0, 16], "raw RSA works at times: {raw:?}");
+    assert!(raw == [20, 0] || raw == [0, 20], "raw RSA, or whole numbers, at times: {raw:?}");
+    println!("QEMU has raw RSA and whole numbers: {}", raw[1] == 0);
     // What it offers is what it advertises, less what it has refused.
     let guest = outcome.text("guest");
     assert!(guest.contains("sha1 offered true, then false"), "{guest}");
