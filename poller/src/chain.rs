@@ -320,15 +320,19 @@ impl Chain {
 
     /// Takes the buffers out, as long as what is in them.
     pub(crate) fn into_buffers(mut self, answer: Answer) -> (Vec<DmaBuffer>, Vec<DmaBuffer>) {
-        if self.in_place {
-            // The result may well have no bytes.
-            let mut left = if answer == Answer::Yes { self.filled() } else { self.input_len };
-            for buffer in &mut self.inputs {
-                let now = buffer.size().min(left);
-                left -= now;
-                // Never longer than it was.
-                let _ = buffer.set_len(now);
-            }
+        let yes = answer == Answer::Yes;
+        // The result may well have no bytes, and of RSA it is shorter than the buffer that was made for it.
+        let (filled, input_len) = (self.filled(), self.input_len);
+        let (buffers, len) = match self.in_place {
+            true => (&mut self.inputs, if yes { filled } else { input_len }),
+            false => (&mut self.outputs, if yes { filled } else { usize::MAX }),
+        };
+        let mut left = len;
+        for buffer in buffers {
+            let now = buffer.size().min(left);
+            left -= now;
+            // Never longer than it was.
+            let _ = buffer.set_len(now);
         }
         (self.inputs, self.outputs)
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use common::kinds::{KINDS, Kinds};
 use common::{FOR_EVER, Rng, oracle, wait_until};
 use ringbell::sim::Sim;
 use ringbell::{
@@ -115,6 +116,72 @@ fn what_is_submitted_to_a_failed_device_is_done_by_software_and_right() {
         assert_eq!(stats.failed_over - before.failed_over, count);
         assert_eq!(stats.accepted, stats.deliveries + stats.detached);
         assert_eq!((stats.leaked_bytes, stats.stray_writes), (0, 0));
+    }
+}
+
+#[test]
+#[ignore = "software has the plain ciphers only"]
+fn every_kind_of_request_is_done_by_software_as_libcrypto_says() {
+    for fault in DEADLY {
+        let mut bench = bench();
+        // Before the failure and after it: keys, and with them sessions, were made of the device.
+        let kinds = Kinds::new(&bench.device);
+        bench.fail(fault);
+        let before = bench.device.stats();
+        let ctx = WaitCtx::new();
+        let mut done_by = [0_u64; KINDS.len()];
+        for round in 0..600 {
+            let kind = round % KINDS.len();
+            let most = if round % 50 == 0 { 20_000 } else { 300 };
+            let work = kinds.of_kind(kind, &mut bench.rng, most, 2).unwrap();
+            work.request.submit(&ctx).map_err(|refused| refused.to_error()).unwrap();
+            bench.until("the end", |_| !ctx.is_busy());
+            let done = ctx.take().unwrap();
+            assert!(done.by_software(), "{fault}: {}", work.wanted.what);
+            work.wanted.check(&done);
+            assert_eq!(ctx.status(), Status::Ok);
+            done_by[kind] += 1;
+        }
+        let stats = bench.device.stats();
+        assert_eq!(stats.failed_over - before.failed_over, done_by.iter().sum::<u64>());
+        assert_eq!(stats.accepted, stats.deliveries + stats.detached);
+        assert_eq!((stats.leaked_bytes, stats.stray_writes), (0, 0));
+    }
+}
+
+#[test]
+#[ignore = "software has the plain ciphers only"]
+fn requests_of_every_kind_that_were_in_flight_are_done_again_where_their_input_is_there() {
+    for fault in ["remove@1", "remove@4"] {
+        let mut bench = bench();
+        let kinds = Kinds::new(&bench.device);
+        kinds.prepare().unwrap();
+        let mut redone = 0;
+        let contexts: Vec<_> = (0..12).map(|_| WaitCtx::new()).collect();
+        let mut wanted = Vec::new();
+        for (number, ctx) in contexts.iter().enumerate() {
+            let work = kinds.of_kind(number % KINDS.len(), &mut bench.rng, 300, 2).unwrap();
+            common::submit(work.request, ctx);
+            wanted.push(work.wanted);
+        }
+        bench.sim.inject(fault.parse().unwrap());
+        bench.until("the failure", |bench| bench.device.state() == DeviceState::Failed);
+        bench.until("the ends", |_| contexts.iter().all(|ctx| !ctx.is_busy()));
+        for (ctx, wanted) in contexts.iter().zip(&wanted) {
+            let done = ctx.take().unwrap();
+            match done.result() {
+                Ok(_) => {
+                    wanted.check(&done);
+                    redone += u64::from(done.by_software());
+                }
+                // In place: nobody knows what is there.
+                Err(error) => assert_eq!((error, ctx.status()), (Fault::DeviceFailed, Status::Err)),
+            }
+        }
+        // Hashes, MACs and RSA have their input still.
+        assert!(redone >= 5, "{fault}: {redone}");
+        let stats = bench.device.stats();
+        assert_eq!((stats.failed_over, stats.leaked_bytes), (redone, 0));
     }
 }
 

@@ -3,6 +3,7 @@
 mod faulty_device;
 mod hostile_device;
 mod hostile_driver;
+mod others;
 mod program;
 
 use ringbell::sim::{Fault, SimConfig};

@@ -10,6 +10,7 @@ use ringbell::{
 };
 use ringbell_drivers::pci::PciFunction;
 
+use super::others::{self, Others};
 use crate::bytes::Bytes;
 
 /// What callbacks count.
@@ -62,6 +63,9 @@ pub(super) struct Program {
     poller: ManualPoller,
     clock: ManualClock,
     keys: Vec<CipherKey>,
+    others: Option<Others>,
+    /// Which of the others a context has in flight.
+    other_at: [Option<usize>; CONTEXTS],
     contexts: Vec<WaitCtx>,
     owned: Option<OwnedQueue>,
     counts: Arc<Counts>,
@@ -105,6 +109,8 @@ impl Program {
             poller,
             clock,
             keys: Vec::new(),
+            others: None,
+            other_at: [None; CONTEXTS],
             contexts,
             owned: None,
             counts,
@@ -131,13 +137,20 @@ impl Program {
         }
     }
 
-    fn finish(&self, done: &Completion) {
+    fn finish(&self, index: usize, done: &Completion) {
         add(&self.counts.delivered);
-        if let Some(truth) = &self.truth
-            && done.result() == Ok(Answer::Yes)
-        {
-            let output = done.request().output();
-            assert_eq!(output, &truth[..output.len()], "a wrong result with the status of a right one");
+        let Some(truth) = &self.truth else { return };
+        if done.result() == Ok(Answer::Yes) {
+            let output: Vec<u8> = done.request().outputs().flatten().copied().collect();
+            let truth = match self.other_at[index] {
+                Some(which) => {
+                    let truth = &others::truths()[which];
+                    assert_eq!(truth.answer, Answer::Yes, "a yes to what is not so");
+                    &truth.output
+                }
+                None => truth,
+            };
+            assert_eq!(output, truth[..output.len()], "a wrong result with the status of a right one");
         }
     }
 
@@ -150,7 +163,7 @@ impl Program {
         if let Some(done) = ctx.take_ready() {
             let wanted = if done.result().is_ok() { Status::Ok } else { Status::Err };
             assert_eq!(ctx.status(), wanted, "the status is that of the delivery");
-            self.finish(&done);
+            self.finish(index, &done);
         }
     }
 
@@ -182,6 +195,31 @@ impl Program {
             Ok(()) => {
                 assert!(!busy, "a context carries one request");
                 add(&self.counts.accepted);
+                self.other_at[index] = None;
+            }
+            Err(_) if busy => assert_eq!(ctx.status(), before, "a refusal leaves a busy context alone"),
+            Err(refused) => assert_eq!(ctx.status(), refused.status()),
+        }
+    }
+
+    /// A request with a chain of its own.
+    fn submit_other(&mut self, bytes: &mut Bytes) {
+        let index = bytes.below(CONTEXTS);
+        let (which, shape) = (bytes.below(others::COUNT), bytes.byte());
+        self.take(index);
+        let others = self.others.get_or_insert_with(|| Others::new(&self.device));
+        let Some(request) = others.request(&self.device, which, shape) else { return };
+        let ctx = &self.contexts[index];
+        let (before, busy) = (ctx.status(), ctx.is_busy());
+        let sent = match &mut self.owned {
+            Some(owned) if shape & 0x80 == 0 => owned.submit(request, ctx),
+            _ => request.submit(ctx),
+        };
+        match sent {
+            Ok(()) => {
+                assert!(!busy, "a context carries one request");
+                add(&self.counts.accepted);
+                self.other_at[index] = Some(which);
             }
             Err(_) if busy => assert_eq!(ctx.status(), before, "a refusal leaves a busy context alone"),
             Err(refused) => assert_eq!(ctx.status(), refused.status()),
@@ -194,14 +232,18 @@ impl Program {
             self.take((first + index) % CONTEXTS);
         }
         let (Some(owned), Some(key)) = (&mut self.owned, self.keys.first()) else { return };
+        let other_at = &mut self.other_at;
         let accepted = owned.burst(|burst| {
             let mut accepted = 0;
             for index in 0..count {
                 let Ok(mut buffer) = self.device.buffer(32) else { break };
                 buffer.fill(0);
                 let request = key.encrypt(&[0; 16], buffer);
-                accepted +=
-                    u64::from(burst.submit(request, &self.contexts[(first + index) % CONTEXTS]).is_ok());
+                let at = (first + index) % CONTEXTS;
+                if burst.submit(request, &self.contexts[at]).is_ok() {
+                    accepted += 1;
+                    other_at[at] = None;
+                }
             }
             accepted
         });
@@ -210,7 +252,11 @@ impl Program {
 
     /// One step of the program.
     pub(super) fn step(&mut self, bytes: &mut Bytes) {
-        match bytes.byte() % 20 {
+        let what = bytes.byte();
+        if what >= 240 {
+            return self.submit_other(bytes);
+        }
+        match what % 20 {
             0..=4 => self.submit(bytes),
             5 => self.burst(bytes),
             6..=9 => {
@@ -261,8 +307,20 @@ impl Program {
 
     /// Ends all, and says what must hold then. Returns the counts.
     pub(super) fn end(self) -> Stats {
-        let Self { device, poller, clock, keys, contexts, owned, counts, detached, registered, free, .. } =
-            self;
+        let Self {
+            device,
+            poller,
+            clock,
+            keys,
+            others,
+            contexts,
+            owned,
+            counts,
+            detached,
+            registered,
+            free,
+            ..
+        } = self;
         assert!(poller.in_flight() <= counts.accepted.load(Ordering::Relaxed));
         counts.again.store(0, Ordering::Relaxed);
         clock.advance(Duration::from_secs(10));
@@ -288,9 +346,11 @@ impl Program {
         assert_eq!(counts.delivered.load(Ordering::Relaxed), stats.deliveries, "{stats:?}");
         assert_eq!(stats.panics, 0);
         assert_eq!(counts.told.load(Ordering::Relaxed), registered, "who waits for room is told once");
+        let had_long_keys = others.is_some();
         // Requests, with buffers and keys, are in contexts.
-        drop((contexts, keys, owned));
-        let kept = CONTROL_BUFFERS + stats.leaked_bytes as usize;
+        drop((contexts, keys, others, owned));
+        let large = if had_long_keys { LARGE_CONTROL_BUFFERS } else { 0 };
+        let kept = CONTROL_BUFFERS + large + stats.leaked_bytes as usize;
         assert!(
             device.free_bytes() + kept >= free,
             "{} of {free} bytes are back: {stats:?}",
@@ -302,3 +362,6 @@ impl Program {
 
 /// The control queue keeps the buffers of its commands, a few hundred bytes each.
 const CONTROL_BUFFERS: usize = 4096;
+
+/// Those with long keys have larger ones: at most as many as its ring holds commands.
+const LARGE_CONTROL_BUFFERS: usize = 8 * 4224;
