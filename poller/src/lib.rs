@@ -2,7 +2,8 @@
 //!
 //! A program submits a [`Request`] with a [`WaitCtx`]; on that thread it becomes a descriptor chain
 //! in a ring of the device. A poll thread drains completions and wakes the context: by its callback,
-//! its wait fd, or both.
+//! its wait fd, or both; or it wakes a task that [awaits](TaskCtx) the request, or a
+//! [thread that waits](WaitCtx::wait).
 //!
 //! ```text
 //!   Device::open("sim:")           a simulated device, or a PCI function, the same from there on
@@ -102,6 +103,11 @@ pub use unfinished::Unfinished;
 /// The simulator, for programs that step it by hand.
 #[cfg(feature = "sim")]
 pub use ringbell_sim as sim;
+
+/// The book's examples of waiting, run as tests.
+#[cfg(all(doctest, feature = "sim"))]
+#[doc = include_str!("../../docs/src/contexts.md")]
+struct Contexts;
 
 /// The README's example, run as a test.
 #[cfg(doctest)]
