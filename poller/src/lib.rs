@@ -2,7 +2,8 @@
 //!
 //! A program submits a [`Request`] with a [`WaitCtx`]; on that thread it becomes a descriptor chain
 //! in a ring of the device. A poll thread drains completions and wakes the context: by its callback,
-//! its wait fd, or both.
+//! its wait fd, or both; or it wakes a task that [awaits](TaskCtx) the request, or a
+//! [thread that waits](WaitCtx::wait).
 //!
 //! ```text
 //!   your thread                       device                     poll thread

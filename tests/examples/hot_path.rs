@@ -6,6 +6,7 @@
 //! |---|---|---|
 //! | `callback` | submitted to an owned queue in a burst | by callback |
 //! | `future` | the same | to tasks that await them |
+//! | `set` | the same | to one task that awaits all of them |
 //! | `shared-callback` | submitted to the shared queue one by one | by callback |
 //! | `shared-future` | run by tasks, each of which does it again and again | to those tasks |
 //!
@@ -21,11 +22,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
+use futures_core::Stream;
 use ringbell::clock::ticks;
 use ringbell::sim::Sim;
 use ringbell::{
     Cipher, CipherKey, Device, DeviceOptions, Ended, ManualPoller, OwnedQueue, PollerConfig, Request,
-    TaskCtx, WaitCtx,
+    RequestSet, TaskCtx, WaitCtx,
 };
 
 thread_local! {
@@ -153,6 +155,36 @@ fn future_out(poller: &mut ManualPoller, tasks: &mut [Ended<'_>], wakers: &Waker
     count
 }
 
+/// One burst into a set; then its task asks for the next end, and pends.
+#[inline(never)]
+fn set_in(queue: &mut OwnedQueue, requests: &mut Vec<Request>, set: &mut RequestSet, waker: &Waker) {
+    queue.burst(|burst| {
+        while let Some(request) = requests.pop() {
+            set.push_in(burst, 0, request).expect("the ring and the set have room");
+        }
+    });
+    let next = Pin::new(set).poll_next(&mut Context::from_waker(waker));
+    assert!(next.is_pending(), "the device has not answered");
+}
+
+/// The drain wakes the task, which takes all that has ended.
+#[inline(never)]
+fn set_out(
+    poller: &mut ManualPoller,
+    requests: &mut Vec<Request>,
+    set: &mut RequestSet,
+    (ready, waker): &(Arc<Ready>, Waker),
+) -> usize {
+    let count = poller.poll();
+    if ready.0.swap(false, Ordering::Acquire) {
+        let context = &mut Context::from_waker(waker);
+        while let Poll::Ready(Some((_, completion))) = Pin::new(&mut *set).poll_next(context) {
+            requests.push(completion.into_request());
+        }
+    }
+    count
+}
+
 type Task = Pin<Box<dyn Future<Output = ()>>>;
 
 /// A task that runs a request again and again.
@@ -261,6 +293,22 @@ fn main() {
                     done += future_out(&mut poller, &mut tasks, &wakers);
                 }
                 DONE.with_borrow_mut(|list| requests.append(list));
+            }
+        }
+        "set" => {
+            let mut set = RequestSet::new(&device, burst).expect("a set");
+            let mut queue = device.owned_queue().expect("a queue");
+            for _ in 0..rounds {
+                let begin = ticks();
+                set_in(&mut queue, &mut requests, &mut set, &wakers.0[0].1);
+                took.add(0, begin);
+                step();
+                let begin = ticks();
+                let mut done = set_out(&mut poller, &mut requests, &mut set, &wakers.0[0]);
+                took.add(1, begin);
+                while done < burst {
+                    done += set_out(&mut poller, &mut requests, &mut set, &wakers.0[0]);
+                }
             }
         }
         "shared-future" => {

@@ -12,3 +12,13 @@ pub mod vm;
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
 struct Readme;
+
+/// The book's examples, run as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/src/contexts.md")]
+struct Contexts;
+
+/// The book's examples, run as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/src/operations.md")]
+struct Operations;

@@ -337,7 +337,10 @@ fn what_can_never_work_is_a_clear_error() {
         for len in [0, 6, 11, 13, 14, 16, 17].into_iter().filter(|len| !aead.nonce_lens().contains(len)) {
             let lens = aead.nonce_lens();
             let named = lens.start().to_string();
-            invalid(key.seal_into(&vec![0; len], b"", buffer(10), buffer(26)).map(drop).map_err(Error::from), &named);
+            invalid(
+                key.seal_into(&vec![0; len], b"", buffer(10), buffer(26)).map(drop).map_err(Error::from),
+                &named,
+            );
         }
         let nonce = [0; 12];
         // No room for the tag: the buffer is full to the last byte of its cache line.
@@ -346,7 +349,10 @@ fn what_can_never_work_is_a_clear_error() {
         invalid(key.open(&nonce, b"", buffer(15)).map(drop).map_err(Error::from), "tag");
         invalid(key.open_into(&nonce, b"", buffer(26), buffer(9)).map(drop).map_err(Error::from), "10");
         for len in [0, aead.key_len() - 1, aead.key_len() + 1] {
-            invalid(device.aead_key(aead, &vec![0; len]).map(drop).map_err(Error::from), &aead.key_len().to_string());
+            invalid(
+                device.aead_key(aead, &vec![0; len]).map(drop).map_err(Error::from),
+                &aead.key_len().to_string(),
+            );
         }
         for tag in (0..=20).filter(|tag| !aead.tag_lens().contains(tag)) {
             invalid(device.aead_key_with_tag(aead, &bytes, tag).map(drop).map_err(Error::from), "16");

@@ -151,6 +151,9 @@ fn raw_rsa_does_not_sign_and_lengths_that_do_not_fit_are_clear_errors() {
     ];
     for (result, word) in cases {
         let error = result.unwrap_err();
-        assert!(matches!(error.error(), Error::Invalid(_)) && error.to_string().contains(word), "{word}: {error}");
+        assert!(
+            matches!(error.error(), Error::Invalid(_)) && error.to_string().contains(word),
+            "{word}: {error}"
+        );
     }
 }
