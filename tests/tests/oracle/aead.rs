@@ -245,8 +245,8 @@ fn what_was_changed_is_answered_no_without_output_and_the_buffers_are_wiped() {
     let (device, poller) = device("sim:");
     let (ctx, mut rng) = (WaitCtx::new(), Rng::new(4));
     let mut refused = [0; 5];
-    for round in 0..600 {
-        let len = rng.below(if round % 50 == 0 { 20_000 } else { 200 });
+    for round in 0..600_usize {
+        let len = rng.below(if round.is_multiple_of(50) { 20_000 } else { 200 });
         let case = Case::random(&mut rng, len);
         let mut sealed = case.sealed();
         let place = Place::random(&mut rng);
