@@ -8,7 +8,7 @@ use crate::{device, length};
 
 /// How the buffers of a request lie.
 #[derive(Clone, Copy, Debug)]
-enum Place {
+enum Shape {
     InPlace,
     Into,
     /// In place, over so many.
@@ -17,7 +17,7 @@ enum Place {
     ScatteredInto(usize, usize),
 }
 
-impl Place {
+impl Shape {
     fn random(rng: &mut Rng) -> Self {
         match rng.below(4) {
             0 => Self::InPlace,
@@ -61,7 +61,7 @@ impl Case {
         }
     }
 
-    fn what(&self, place: Place) -> String {
+    fn what(&self, place: Shape) -> String {
         format!(
             "{}, nonce of {}, AAD of {}, {} bytes, tag of {}, {place:?}",
             self.aead,
@@ -92,18 +92,18 @@ fn with_room(device: &Device, rng: &mut Rng, data: &[u8], count: usize, more: us
     buffers
 }
 
-fn seal(device: &Device, case: &Case, place: Place, rng: &mut Rng, ctx: &WaitCtx) {
+fn seal(device: &Device, case: &Case, place: Shape, rng: &mut Rng, ctx: &WaitCtx) {
     let key = case.key(device);
     let (nonce, aad, data) = (&case.nonce, &case.aad, &case.data);
     let full = data.len() + case.tag;
     let request = match place {
-        Place::InPlace => key.seal(nonce, aad, with_room(device, rng, data, 1, case.tag)),
-        Place::Scattered(count) => key.seal(nonce, aad, with_room(device, rng, data, count, case.tag)),
-        Place::Into => {
+        Shape::InPlace => key.seal(nonce, aad, with_room(device, rng, data, 1, case.tag)),
+        Shape::Scattered(count) => key.seal(nonce, aad, with_room(device, rng, data, count, case.tag)),
+        Shape::Into => {
             let (input, output) = (device.buffer_from(data).unwrap(), device.buffer(full).unwrap());
             key.seal_into(nonce, aad, input, output)
         }
-        Place::ScatteredInto(from, to) => {
+        Shape::ScatteredInto(from, to) => {
             // It may be longer than it has to be.
             let room = full + rng.below(40);
             let output = buffers_of(device, &cuts(rng, room, to));
@@ -116,10 +116,10 @@ fn seal(device: &Device, case: &Case, place: Place, rng: &mut Rng, ctx: &WaitCtx
     assert!(sealed == case.sealed(), "sealing {}", case.what(place));
     let (inputs, outputs) = done.into_request().into_pieces();
     match place {
-        Place::InPlace | Place::Scattered(_) => {
+        Shape::InPlace | Shape::Scattered(_) => {
             assert!(inputs.to_vec() == sealed && outputs.pieces().is_empty(), "{}", case.what(place));
         }
-        Place::Into | Place::ScatteredInto(..) => {
+        Shape::Into | Shape::ScatteredInto(..) => {
             assert!(inputs.to_vec() == *data && outputs.to_vec() == sealed, "{}", case.what(place));
         }
     }
@@ -130,21 +130,21 @@ fn open(
     device: &Device,
     case: &Case,
     sealed: &[u8],
-    place: Place,
+    place: Shape,
     rng: &mut Rng,
     ctx: &WaitCtx,
 ) -> Option<Vec<u8>> {
     let key = case.key(device);
     let (nonce, aad) = (&case.nonce, &case.aad);
     let request = match place {
-        Place::InPlace => key.open(nonce, aad, device.buffer_from(sealed).unwrap()),
-        Place::Scattered(count) => key.open(nonce, aad, scattered(device, rng, sealed, count)),
-        Place::Into => {
+        Shape::InPlace => key.open(nonce, aad, device.buffer_from(sealed).unwrap()),
+        Shape::Scattered(count) => key.open(nonce, aad, scattered(device, rng, sealed, count)),
+        Shape::Into => {
             let mut plain = device.buffer(sealed.len() - case.tag).unwrap();
             plain.fill(0xa5);
             key.open_into(nonce, aad, device.buffer_from(sealed).unwrap(), plain)
         }
-        Place::ScatteredInto(from, to) => {
+        Shape::ScatteredInto(from, to) => {
             let room = sealed.len() - case.tag + rng.below(40);
             let output = buffers_of(device, &cuts(rng, room, to));
             key.open_into(nonce, aad, scattered(device, rng, sealed, from), output)
@@ -155,7 +155,7 @@ fn open(
     assert_eq!(ctx.status(), Status::Ok, "{what}");
     let plain = output(&done);
     let answer = done.result().unwrap_or_else(|fault| panic!("{fault}: {what}"));
-    let in_place = matches!(place, Place::InPlace | Place::Scattered(_));
+    let in_place = matches!(place, Shape::InPlace | Shape::Scattered(_));
     let (inputs, outputs) = done.into_request().into_pieces();
     match answer {
         Answer::Yes => {
@@ -179,9 +179,9 @@ fn open(
 }
 
 fn both_ways(device: &Device, case: &Case, rng: &mut Rng, ctx: &WaitCtx) {
-    let place = Place::random(rng);
+    let place = Shape::random(rng);
     seal(device, case, place, rng, ctx);
-    let place = Place::random(rng);
+    let place = Shape::random(rng);
     let plain = open(device, case, &case.sealed(), place, rng, ctx);
     assert!(plain.as_ref() == Some(&case.data), "opening {}", case.what(place));
 }
@@ -249,7 +249,7 @@ fn what_was_changed_is_answered_no_without_output_and_the_buffers_are_wiped() {
         let len = rng.below(if round.is_multiple_of(50) { 20_000 } else { 200 });
         let case = Case::random(&mut rng, len);
         let mut sealed = case.sealed();
-        let place = Place::random(&mut rng);
+        let place = Shape::random(&mut rng);
         assert!(open(&device, &case, &sealed, place, &mut rng, &ctx).is_some(), "{}", case.what(place));
         let bit = 1 << rng.below(8);
         let mut other = case.clone();
