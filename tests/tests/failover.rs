@@ -132,7 +132,7 @@ fn every_kind_of_request_is_done_by_software_as_libcrypto_says() {
         let mut done_by = [0_u64; KINDS.len()];
         for round in 0..600 {
             let kind = round % KINDS.len();
-            let most = if round % 50 == 0 { 20_000 } else { 300 };
+            let most = if round.is_multiple_of(50) { 20_000 } else { 300 };
             let work = kinds.of_kind(kind, &mut bench.rng, most, 2).unwrap();
             work.request.submit(&ctx).map_err(|refused| refused.to_error()).unwrap();
             bench.until("the end", |_| !ctx.is_busy());

