@@ -116,7 +116,7 @@ struct Driver {
     bells: Vec<Doorbell>,
     events: Vec<EventFd>,
     /// Where the last reply to the creation of a session of each service lies.
-    replies: [usize; SERVICES.len()],
+    replies: [Option<usize>; SERVICES.len()],
 }
 
 /// Actions from here on are about all services.
@@ -150,7 +150,7 @@ pub fn hostile_driver(data: &[u8]) {
         queues,
         bells,
         events: Vec::new(),
-        replies: [DATA; SERVICES.len()],
+        replies: [None; SERVICES.len()],
     };
     driver.map();
     driver.set_up(shape >> 5);
@@ -167,6 +167,20 @@ pub fn hostile_driver(data: &[u8]) {
     assert_eq!(stats.taken, stats.completed + stats.dropped, "every request taken has an end: {stats:?}");
     // QEMU's device keeps them.
     assert!(qemu || stats.sessions == 0, "a reset forgets sessions");
+}
+
+/// A request to create a session of a service, with its key.
+fn creation(service: &Service) -> Vec<u8> {
+    let Service { create, algorithm, body, key, .. } = *service;
+    let mut request = vec![0; 72 + key];
+    let mut set = |at: usize, value: u32| request[at..at + 4].copy_from_slice(&value.to_le_bytes());
+    set(0, create);
+    set(4, algorithm);
+    (0..).zip(body).for_each(|(n, word)| set(16 + 4 * n, word));
+    set(64, wire::SYM_OP_CIPHER);
+    let rsa = create == wire::AKCIPHER_CREATE_SESSION;
+    request[72..].copy_from_slice(if rsa { RSA } else { &RSA[..key] });
+    request
 }
 
 impl Driver {
@@ -338,44 +352,46 @@ impl Driver {
 
     /// A session of any service is created, or destroyed.
     fn create_any(&mut self, bytes: &mut Bytes) {
-        let (which, at) = (bytes.below(SERVICES.len()), DATA + ROOM * bytes.below(8));
-        let Service { create, algorithm, body, key, .. } = SERVICES[which];
-        let mut request = vec![0; 72 + key];
-        let mut set = |at: usize, value: u32| request[at..at + 4].copy_from_slice(&value.to_le_bytes());
-        let how = bytes.byte();
-        let destroys = how & 7 == 7;
-        set(0, if destroys { create | 1 } else { create });
-        set(4, algorithm);
-        set(64, wire::SYM_OP_CIPHER);
-        if destroys {
-            let id = self.session(which);
-            request[16..24].copy_from_slice(&id);
+        let (which, at, how) = (bytes.below(SERVICES.len()), DATA + ROOM * bytes.below(8), bytes.byte());
+        let Service { create, .. } = SERVICES[which];
+        let mut request = creation(&SERVICES[which]);
+        if how & 7 == 7 {
+            request[..4].copy_from_slice(&(create | 1).to_le_bytes());
+            request[16..24].copy_from_slice(&self.session(which));
         } else {
-            (0..).zip(body).for_each(|(n, word)| set(16 + 4 * n, word));
-            let rsa = create == wire::AKCIPHER_CREATE_SESSION;
-            request[72..].copy_from_slice(if rsa { RSA } else { &RSA[..key] });
-            self.replies[which] = at + REPLY;
+            self.replies[which] = Some(at + REPLY);
         }
         self.spoil(&mut request, bytes);
-        self.put(at, &request);
+        self.control(at, &request, bytes.below(16) as u16, how & 0x30 == 0x30);
+    }
+
+    /// A request on the control queue, with room for its reply.
+    fn control(&self, at: usize, request: &[u8], head: u16, indirect: bool) {
+        self.put(at, request);
         let queue = usize::from(self.queues) - 1;
-        let parts = [(at, request.len(), false), (at + REPLY, 16, true)];
-        self.chain(queue, bytes.below(16) as u16, &parts, how & 0x30 == 0x30);
+        self.chain(queue, head, &[(at, request.len(), false), (at + REPLY, 16, true)], indirect);
         self.ring(queue);
     }
 
     /// The id that the last creation was answered with.
     fn session(&self, which: usize) -> [u8; 8] {
         let mut id = [0; 8];
-        let _ = self.memory.read(self.replies[which], &mut id);
+        if let Some(reply) = self.replies[which] {
+            let _ = self.memory.read(reply, &mut id);
+        }
         id
     }
 
     /// A request of any service, mostly with a session of it.
-    fn ask_any(&self, bytes: &mut Bytes) {
+    fn ask_any(&mut self, bytes: &mut Bytes) {
         let (which, at) = (bytes.below(SERVICES.len()), DATA + ROOM * bytes.below(8));
         let Service { opcode, algorithm, words, .. } = SERVICES[which];
         let how = bytes.byte();
+        if self.replies[which].is_none() {
+            let place = DATA + ROOM * (8 + which);
+            self.replies[which] = Some(place + REPLY);
+            self.control(place, &creation(&SERVICES[which]), which as u16, false);
+        }
         let mut request = vec![0; 72];
         let mut set = |at: usize, value: u32| request[at..at + 4].copy_from_slice(&value.to_le_bytes());
         // RSA has four operations.
@@ -393,7 +409,9 @@ impl Driver {
         self.put(at, &request);
         let queue = bytes.below(usize::from(self.queues - 1).max(1));
         // What the request reads is what lies behind it; it may write there, too.
-        let (readable, writable) = (usize::from(bytes.byte()) + 100, usize::from(bytes.byte()) + 1);
+        let (readable, writable) = (bytes.byte(), bytes.byte());
+        let readable = if readable < 200 { 200 } else { usize::from(readable) - 200 };
+        let writable = if writable < 200 { 200 } else { usize::from(writable) - 199 };
         let place = if how & 0x20 == 0 { at + 0x200 } else { at + 80 };
         let parts = [(at, 72, false), (at + 72, readable, false), (place, writable, true)];
         self.chain(queue, bytes.below(16) as u16, &parts, how & 0xc0 == 0xc0);
