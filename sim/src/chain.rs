@@ -207,6 +207,15 @@ impl Cursor<'_> {
         Some(())
     }
 
+    /// Goes over the next `len` bytes; `None` where there are fewer.
+    pub(crate) fn skip(&mut self, mut len: usize) -> Option<()> {
+        while len != 0 {
+            let (_, _, n) = self.next(len)?;
+            len -= n;
+        }
+        Some(())
+    }
+
     /// Writes `data` to the next bytes; `None` where there are fewer.
     #[inline]
     pub(crate) fn write(&mut self, dma: &DmaMap, mut data: &[u8]) -> Option<()> {

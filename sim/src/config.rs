@@ -7,13 +7,16 @@ use std::time::Duration;
 
 use crate::error::SimError;
 use crate::faults::{self, Fault, KINDS};
+use crate::services::{self, Services};
 
 /// The known keys, for messages.
 static KNOWN: LazyLock<String> = LazyLock::new(|| {
     format!(
         "virtio-crypto (first word), queues=1..=64 (1 with quirks=qemu), queue-size=2..=32768 (a power of two), \
          seed=0..=18446744073709551615, latency=0..=60s (as 250ns, 10us, 2ms, 1s), compute=full|none, \
-         order=fifo|shuffle, quirks=none|qemu, fault={KINDS} (may be given again)"
+         order=fifo|shuffle, quirks=none|qemu, services={} (not with \
+         quirks=qemu), fault={KINDS} (may be given again)",
+        services::KNOWN
     )
 });
 
@@ -48,7 +51,7 @@ pub enum Quirks {
     #[default]
     None,
     /// Those of QEMU 7.2 with its builtin backend, `iommu_platform=on` and a virtual IOMMU: what
-    /// `tests/data/qemu-7.2-virtio-crypto.txt` says, but for 3DES, XTS and RSA.
+    /// `tests/data/qemu-7.2-virtio-crypto.txt` says, but for 3DES.
     Qemu,
 }
 
@@ -84,6 +87,9 @@ pub struct SimConfig {
     pub order: Order,
     /// Whose peculiarities it has.
     pub quirks: Quirks,
+    /// What it offers; with QEMU's quirks it is QEMU's affair, and this must be
+    /// [`Services::ALL`].
+    pub services: Services,
     /// What goes wrong on purpose.
     pub faults: Vec<Fault>,
     /// Feature bits not to offer, for tests. Not part of the text form.
@@ -100,6 +106,7 @@ impl Default for SimConfig {
             compute: Compute::Full,
             order: Order::Fifo,
             quirks: Quirks::None,
+            services: Services::ALL,
             faults: Vec::new(),
             features_off: 0,
         }
@@ -128,7 +135,15 @@ impl SimConfig {
         if self.quirks == Quirks::Qemu && self.queues != 1 {
             return Err(format!("queues={} with quirks=qemu, which has exactly one", self.queues));
         }
+        if self.quirks == Quirks::Qemu && self.services != Services::ALL {
+            return Err(format!("services={} with quirks=qemu, which has its own", self.services));
+        }
         Ok(())
+    }
+
+    /// Whether requests of a service (`wire::SERVICE_*`) are done.
+    pub(crate) fn serves(&self, service: u32) -> bool {
+        if self.quirks.qemu() { Services::QEMU_SERVED.has(service) } else { self.services.has(service) }
     }
 }
 
@@ -178,6 +193,7 @@ fn parse(text: &str) -> Result<SimConfig, String> {
                 config.quirks =
                     word(value, &[("none", Quirks::None), ("qemu", Quirks::Qemu)]).ok_or_else(wrong)?
             }
+            "services" => config.services = Services::parse(value)?,
             // The one key that may be there more than once.
             "fault" => {
                 config.faults.push(faults::parse(value)?);
@@ -265,6 +281,9 @@ impl fmt::Display for SimConfig {
         if self.quirks == Quirks::Qemu {
             f.write_str(",quirks=qemu")?;
         }
+        if self.services != default.services {
+            write!(f, ",services={}", self.services)?;
+        }
         for fault in &self.faults {
             write!(f, ",fault={fault}")?;
         }
@@ -284,7 +303,8 @@ mod tests {
     fn options_are_read_and_written_back() {
         assert_eq!(ok(""), SimConfig::default());
         assert_eq!(ok("virtio-crypto"), SimConfig::default());
-        let all = "virtio-crypto,queues=2,queue-size=256,seed=7,latency=10us,compute=none,order=shuffle";
+        let all = "virtio-crypto,queues=2,queue-size=256,seed=7,latency=10us,compute=none,order=shuffle,\
+                   services=cipher+mac";
         let config = ok(all);
         assert_eq!(
             config,
@@ -296,14 +316,19 @@ mod tests {
                 compute: Compute::None,
                 order: Order::Shuffle,
                 quirks: Quirks::None,
+                services: "mac+cipher".parse().unwrap(),
                 faults: Vec::new(),
                 features_off: 0
             }
         );
         assert_eq!(config.to_string(), all);
-        for text in
-            ["seed=18446744073709551615", "latency=1500ns", "quirks=qemu,order=shuffle", "latency=60s"]
-        {
+        for text in [
+            "seed=18446744073709551615",
+            "latency=1500ns",
+            "quirks=qemu,order=shuffle",
+            "latency=60s",
+            "services=akcipher",
+        ] {
             assert_eq!(ok(&ok(text).to_string()), ok(text), "{text}");
         }
         let faults = ok("fault=stall,seed=1,fault=drop@100:1/1000,fault=stall");
@@ -349,12 +374,20 @@ mod tests {
             "fault=stall@",
             "fault=stall,fault=drop:x0",
             "queues=2,quirks=qemu",
+            "services=cipher,quirks=qemu",
+            "services",
+            "services=",
+            "services=cipher+",
+            "services=cipher+ipsec",
+            "services=hash+hash",
+            "services=hash,services=mac",
             "queues=2,virtio-crypto",
             "bogus=\n",
         ] {
             let message = text.parse::<SimConfig>().unwrap_err().to_string();
             assert!(message.contains("queue-size=2..=32768") && !message.contains('\n'), "{text}: {message}");
             assert!(message.contains("fault=KIND[@N][:ARG]") && message.contains("|drop|"), "{message}");
+            assert!(message.contains("services=cipher+hash+mac+aead+akcipher"), "{message}");
         }
     }
 }

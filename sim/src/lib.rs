@@ -8,7 +8,8 @@
 //!   the device under its lock      device      interrupts                interrupts
 //!   a queue's rings                ring        a descriptor chain        chain
 //!   mapped memory                  dma         requests                  control, data
-//!   sessions, AES                  sessions, crypto                      layouts: wire
+//!   sessions, arithmetic           sessions, crypto  what is offered     services
+//!   layouts                        wire
 //!   what goes wrong on purpose     faults
 //! ```
 //!
@@ -40,6 +41,7 @@ mod pci;
 mod registers;
 mod ring;
 mod rng;
+mod services;
 mod sessions;
 mod sim;
 mod stats;
@@ -52,5 +54,6 @@ mod tests;
 pub use config::{Compute, Order, Quirks, SimConfig};
 pub use error::{DriverError, SimError};
 pub use faults::{Fault, FaultKind};
+pub use services::Services;
 pub use sim::Sim;
 pub use stats::SimStats;

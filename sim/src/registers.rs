@@ -6,15 +6,13 @@ use std::collections::BTreeSet;
 use tracing::{debug, warn};
 use zerocopy::IntoBytes;
 
-use crate::control::MAX_CIPHER_KEY;
+use crate::control::{MAX_AUTH_KEY, MAX_CIPHER_KEY};
 use crate::data::{MAX_SIZE, QEMU_MAX_SIZE};
 use crate::device::{Device, Effect};
 use crate::error::DriverError;
 use crate::pci::{self, COMMON, DEVICE, ISR, NOTIFY, NOTIFY_MULTIPLIER, QEMU_STRUCTURE};
+use crate::services::Services;
 use crate::wire::{self, CommonConfig, CryptoConfig};
-
-/// Longest authentication key that the config announces, in bytes.
-const MAX_AUTH_KEY: u32 = 512;
 
 /// QEMU has registers for so many queues.
 const QEMU_QUEUES: u16 = 1024;
@@ -154,29 +152,24 @@ impl Device {
 
     fn crypto_config(&self) -> CryptoConfig {
         let qemu = self.qemu();
-        let (services, ciphers, hashes) = if qemu {
-            let services = 1 << wire::SERVICE_CIPHER
-                | 1 << wire::SERVICE_HASH
-                | 1 << wire::SERVICE_MAC
-                | 1 << wire::SERVICE_AKCIPHER;
-            (services, 1 << wire::CIPHER_AES_CBC, 1 << wire::HASH_SHA1)
+        let (services, masks) = if qemu {
+            (Services::QEMU, Services::masks_of_qemu())
         } else {
-            let ciphers = 1 << wire::CIPHER_AES_ECB | 1 << wire::CIPHER_AES_CBC | 1 << wire::CIPHER_AES_CTR;
-            (1 << wire::SERVICE_CIPHER, ciphers, 0_u32)
+            (self.config.services, self.config.services.masks())
         };
         CryptoConfig {
             status: if self.faults.not_ready { 0 } else { wire::S_HW_READY }.into(),
             max_dataqueues: u32::from(self.config.queues).into(),
-            crypto_services: services.into(),
-            cipher_algo_l: ciphers.into(),
+            crypto_services: services.bits().into(),
+            cipher_algo_l: masks.cipher.into(),
             cipher_algo_h: 0.into(),
-            hash_algo: hashes.into(),
-            mac_algo_l: 0.into(),
-            mac_algo_h: 0.into(),
-            aead_algo: 0.into(),
+            hash_algo: masks.hash.into(),
+            mac_algo_l: (masks.mac as u32).into(),
+            mac_algo_h: ((masks.mac >> 32) as u32).into(),
+            aead_algo: masks.aead.into(),
             max_cipher_key_len: MAX_CIPHER_KEY.into(),
             max_auth_key_len: MAX_AUTH_KEY.into(),
-            akcipher_algo: if qemu { 1 << wire::AKCIPHER_RSA } else { 0 }.into(),
+            akcipher_algo: masks.akcipher.into(),
             max_size: if qemu { QEMU_MAX_SIZE } else { MAX_SIZE }.into(),
         }
     }

@@ -233,10 +233,16 @@ pub const fn opcode(service: u32, op: u32) -> u32 {
 pub const CIPHER_CREATE_SESSION: u32 = opcode(SERVICE_CIPHER, 2);
 /// Control opcode: destroy a cipher session.
 pub const CIPHER_DESTROY_SESSION: u32 = opcode(SERVICE_CIPHER, 3);
+/// Control opcode: create a hash session.
+pub const HASH_CREATE_SESSION: u32 = opcode(SERVICE_HASH, 2);
 /// Control opcode: destroy a hash session.
 pub const HASH_DESTROY_SESSION: u32 = opcode(SERVICE_HASH, 3);
+/// Control opcode: create a MAC session.
+pub const MAC_CREATE_SESSION: u32 = opcode(SERVICE_MAC, 2);
 /// Control opcode: destroy a MAC session.
 pub const MAC_DESTROY_SESSION: u32 = opcode(SERVICE_MAC, 3);
+/// Control opcode: create an AEAD session.
+pub const AEAD_CREATE_SESSION: u32 = opcode(SERVICE_AEAD, 2);
 /// Control opcode: destroy an AEAD session.
 pub const AEAD_DESTROY_SESSION: u32 = opcode(SERVICE_AEAD, 3);
 /// Control opcode: create an asymmetric session.
@@ -248,9 +254,21 @@ pub const CIPHER_ENCRYPT: u32 = opcode(SERVICE_CIPHER, 0);
 /// Data opcode: decrypt.
 pub const CIPHER_DECRYPT: u32 = opcode(SERVICE_CIPHER, 1);
 
-/// Data opcode: the first of the asymmetric ones, encrypt.
+/// Data opcode: hash.
+pub const HASH: u32 = opcode(SERVICE_HASH, 0);
+/// Data opcode: make a message authentication code.
+pub const MAC: u32 = opcode(SERVICE_MAC, 0);
+/// Data opcode: encrypt, and make a tag.
+pub const AEAD_ENCRYPT: u32 = opcode(SERVICE_AEAD, 0);
+/// Data opcode: verify a tag, and decrypt.
+pub const AEAD_DECRYPT: u32 = opcode(SERVICE_AEAD, 1);
+/// Data opcode: asymmetric, encrypt.
 pub const AKCIPHER_ENCRYPT: u32 = opcode(SERVICE_AKCIPHER, 0);
-/// Data opcode: the last of them, verify.
+/// Data opcode: asymmetric, decrypt.
+pub const AKCIPHER_DECRYPT: u32 = opcode(SERVICE_AKCIPHER, 1);
+/// Data opcode: asymmetric, sign a digest.
+pub const AKCIPHER_SIGN: u32 = opcode(SERVICE_AKCIPHER, 2);
+/// Data opcode: asymmetric, verify a signature of a digest.
 pub const AKCIPHER_VERIFY: u32 = opcode(SERVICE_AKCIPHER, 3);
 
 /// Cipher algorithm: AES-ECB.
@@ -259,11 +277,72 @@ pub const CIPHER_AES_ECB: u32 = 2;
 pub const CIPHER_AES_CBC: u32 = 3;
 /// Cipher algorithm: AES-CTR.
 pub const CIPHER_AES_CTR: u32 = 4;
+/// Cipher algorithm: AES-XTS.
+pub const CIPHER_AES_XTS: u32 = 13;
+
 /// Hash algorithm: SHA-1.
 pub const HASH_SHA1: u32 = 2;
+/// Hash algorithm: SHA-224.
+pub const HASH_SHA_224: u32 = 3;
+/// Hash algorithm: SHA-256.
+pub const HASH_SHA_256: u32 = 4;
+/// Hash algorithm: SHA-384.
+pub const HASH_SHA_384: u32 = 5;
+/// Hash algorithm: SHA-512.
+pub const HASH_SHA_512: u32 = 6;
+/// Hash algorithm: SHA3-224.
+pub const HASH_SHA3_224: u32 = 7;
+/// Hash algorithm: SHA3-256.
+pub const HASH_SHA3_256: u32 = 8;
+/// Hash algorithm: SHA3-384.
+pub const HASH_SHA3_384: u32 = 9;
+/// Hash algorithm: SHA3-512.
+pub const HASH_SHA3_512: u32 = 10;
+
+/// MAC algorithm: HMAC-SHA-1.
+pub const MAC_HMAC_SHA1: u32 = 2;
+/// MAC algorithm: HMAC-SHA-224.
+pub const MAC_HMAC_SHA_224: u32 = 3;
+/// MAC algorithm: HMAC-SHA-256.
+pub const MAC_HMAC_SHA_256: u32 = 4;
+/// MAC algorithm: HMAC-SHA-384.
+pub const MAC_HMAC_SHA_384: u32 = 5;
+/// MAC algorithm: HMAC-SHA-512.
+pub const MAC_HMAC_SHA_512: u32 = 6;
+/// MAC algorithm: CMAC with AES.
+pub const MAC_CMAC_AES: u32 = 26;
+
+/// AEAD algorithm: AES-GCM.
+pub const AEAD_GCM: u32 = 1;
+/// AEAD algorithm: AES-CCM.
+pub const AEAD_CCM: u32 = 2;
+/// AEAD algorithm: ChaCha20-Poly1305.
+pub const AEAD_CHACHA20_POLY1305: u32 = 3;
 
 /// Asymmetric algorithm: RSA.
 pub const AKCIPHER_RSA: u32 = 1;
+/// Asymmetric key: public, RSAPublicKey of PKCS#1.
+pub const AKCIPHER_KEY_TYPE_PUBLIC: u32 = 1;
+/// Asymmetric key: private, RSAPrivateKey of PKCS#1.
+pub const AKCIPHER_KEY_TYPE_PRIVATE: u32 = 2;
+/// RSA padding: none.
+pub const RSA_RAW_PADDING: u32 = 0;
+/// RSA padding: that of PKCS#1 v1.5.
+pub const RSA_PKCS1_PADDING: u32 = 1;
+/// Hash of signatures: none.
+pub const RSA_NO_HASH: u32 = 0;
+/// Hash of signatures: MD5.
+pub const RSA_MD5: u32 = 4;
+/// Hash of signatures: SHA-1.
+pub const RSA_SHA1: u32 = 5;
+/// Hash of signatures: SHA-256.
+pub const RSA_SHA256: u32 = 6;
+/// Hash of signatures: SHA-384.
+pub const RSA_SHA384: u32 = 7;
+/// Hash of signatures: SHA-512.
+pub const RSA_SHA512: u32 = 8;
+/// Hash of signatures: SHA-224.
+pub const RSA_SHA224: u32 = 9;
 
 /// Session direction: encrypt.
 pub const OP_ENCRYPT: u32 = 1;
@@ -325,6 +404,74 @@ wire! {
 }
 
 wire! {
+    /// Body of a request to create a hash session (5.9.7.2.1).
+    HashSession, 56 {
+        /// `HASH_*`.
+        algo @ 0: U32,
+        /// Bytes of the digest that are wanted.
+        hash_result_len @ 4: U32,
+        /// Room for the parameters of MAC sessions.
+        padding @ 8: [u8; 8],
+        /// Fill.
+        fill @ 16: [u8; 40],
+    }
+}
+
+wire! {
+    /// Body of a request to create a MAC session (5.9.7.2.1).
+    MacSession, 56 {
+        /// `MAC_*`.
+        algo @ 0: U32,
+        /// Bytes of the code that are wanted.
+        hash_result_len @ 4: U32,
+        /// Length of the key, which follows the request.
+        auth_key_len @ 8: U32,
+        /// Zero.
+        padding @ 12: U32,
+        /// Fill.
+        fill @ 16: [u8; 40],
+    }
+}
+
+wire! {
+    /// Body of a request to create an AEAD session (5.9.7.2.1).
+    AeadSession, 56 {
+        /// `AEAD_*`.
+        algo @ 0: U32,
+        /// Length of the key, which follows the request.
+        key_len @ 4: U32,
+        /// Bytes of the tag; the kernel's header calls it `hash_result_len`.
+        tag_len @ 8: U32,
+        /// Bytes of AAD; a request has its own.
+        aad_len @ 12: U32,
+        /// `OP_ENCRYPT` or `OP_DECRYPT`.
+        op @ 16: U32,
+        /// Zero.
+        padding @ 20: U32,
+        /// Fill.
+        fill @ 24: [u8; 32],
+    }
+}
+
+wire! {
+    /// Body of a request to create an RSA session (5.9.7.2.1).
+    RsaSession, 56 {
+        /// `AKCIPHER_*`.
+        algo @ 0: U32,
+        /// `AKCIPHER_KEY_TYPE_*`.
+        key_type @ 4: U32,
+        /// Length of the key, which follows the request, in DER.
+        key_len @ 8: U32,
+        /// `RSA_*_PADDING`.
+        padding_algo @ 12: U32,
+        /// `RSA_*`, the hash of signatures.
+        hash_algo @ 16: U32,
+        /// Fill.
+        fill @ 20: [u8; 36],
+    }
+}
+
+wire! {
     /// Body of a request to destroy a session (5.9.7.2.1).
     DestroySession, 56 {
         /// Which one.
@@ -339,7 +486,7 @@ wire! {
     ControlRequest, 72 {
         /// Header.
         header @ 0: ControlHeader,
-        /// [`CipherSession`] or [`DestroySession`].
+        /// `*Session`, by the opcode.
         body @ 16: [u8; 56],
     }
 }
@@ -391,5 +538,56 @@ wire! {
         op_type @ 64: U32,
         /// Zero.
         padding2 @ 68: U32,
+    }
+}
+
+wire! {
+    /// A hash or MAC request (5.9.7.4, 5.9.7.5): the source follows; then result and status.
+    HashRequest, 72 {
+        /// Header.
+        header @ 0: DataHeader,
+        /// Length of the source.
+        src_data_len @ 24: U32,
+        /// Length of the result.
+        hash_result_len @ 28: U32,
+        /// Fill.
+        fill @ 32: [u8; 40],
+    }
+}
+
+wire! {
+    /// An AEAD request (5.9.7.7): IV, source and AAD follow; then destination and status.
+    AeadRequest, 72 {
+        /// Header.
+        header @ 0: DataHeader,
+        /// Length of the IV.
+        iv_len @ 24: U32,
+        /// Length of the AAD.
+        aad_len @ 28: U32,
+        /// Length of the source.
+        src_data_len @ 32: U32,
+        /// Length of the destination.
+        dst_data_len @ 36: U32,
+        /// Length of the tag; the kernel's header has no such field.
+        tag_len @ 40: U32,
+        /// Zero.
+        reserved @ 44: U32,
+        /// Fill.
+        fill @ 48: [u8; 24],
+    }
+}
+
+wire! {
+    /// An asymmetric request (5.9.7.8): the source follows; then destination and status. To be
+    /// verified: signature and digest follow; then the status.
+    AkcipherRequest, 72 {
+        /// Header.
+        header @ 0: DataHeader,
+        /// Length of the source, or of the signature.
+        src_data_len @ 24: U32,
+        /// Length of the destination, or of the digest.
+        dst_data_len @ 28: U32,
+        /// Fill.
+        fill @ 32: [u8; 40],
     }
 }

@@ -80,11 +80,18 @@ zeroed!(
     sim::CryptoConfig,
     sim::ControlHeader,
     sim::CipherSession,
+    sim::HashSession,
+    sim::MacSession,
+    sim::AeadSession,
+    sim::RsaSession,
     sim::DestroySession,
     sim::ControlRequest,
     sim::SessionInput,
     sim::DataHeader,
     sim::CipherRequest,
+    sim::HashRequest,
+    sim::AeadRequest,
+    sim::AkcipherRequest,
 );
 
 fn driver_structures() -> Vec<Line> {
@@ -153,6 +160,22 @@ fn sim_structures() -> Vec<Line> {
         algo: "u.cipher.para.algo", keylen: "u.cipher.para.keylen", op: "u.cipher.para.op",
         padding: "u.cipher.para.padding", fill: "u.cipher.padding", op_type: "op_type", padding2: "padding",
     });
+    structure!(lines, sim::HashSession: "virtio_crypto_hash_create_session_req" {
+        algo: "para.algo", hash_result_len: "para.hash_result_len", padding: "para.padding", fill: "padding",
+    });
+    structure!(lines, sim::MacSession: "virtio_crypto_mac_create_session_req" {
+        algo: "para.algo", hash_result_len: "para.hash_result_len", auth_key_len: "para.auth_key_len",
+        padding: "para.padding", fill: "padding",
+    });
+    // The header has another name for the tag's length.
+    structure!(lines, sim::AeadSession: "virtio_crypto_aead_create_session_req" {
+        algo: "para.algo", key_len: "para.key_len", tag_len: "para.hash_result_len", aad_len: "para.aad_len",
+        op: "para.op", padding: "para.padding", fill: "padding",
+    });
+    structure!(lines, sim::RsaSession: "virtio_crypto_akcipher_create_session_req" {
+        algo: "para.algo", key_type: "para.keytype", key_len: "para.keylen",
+        padding_algo: "para.u.rsa.padding_algo", hash_algo: "para.u.rsa.hash_algo", fill: "padding",
+    });
     structure!(lines, sim::DestroySession: "virtio_crypto_destroy_session_req" {
         session_id: "session_id", fill: "padding",
     });
@@ -173,9 +196,32 @@ fn sim_structures() -> Vec<Line> {
         op_type: "u.sym_req.op_type",
         padding2: "u.sym_req.padding",
     });
+    structure!(lines, sim::HashRequest: "virtio_crypto_op_data_req" {
+        header: "header", src_data_len: "u.hash_req.para.src_data_len",
+        hash_result_len: "u.hash_req.para.hash_result_len", fill: "u.hash_req.padding",
+    });
+    // A MAC's request is the same.
+    structure!(lines, sim::HashRequest: "virtio_crypto_op_data_req" {
+        src_data_len: "u.mac_req.para.hash.src_data_len",
+        hash_result_len: "u.mac_req.para.hash.hash_result_len", fill: "u.mac_req.padding",
+    });
+    structure!(lines, sim::AeadRequest: "virtio_crypto_op_data_req" {
+        header: "header", iv_len: "u.aead_req.para.iv_len", aad_len: "u.aead_req.para.aad_len",
+        src_data_len: "u.aead_req.para.src_data_len", dst_data_len: "u.aead_req.para.dst_data_len",
+    });
+    structure!(lines, sim::AkcipherRequest: "virtio_crypto_op_data_req" {
+        header: "header", src_data_len: "u.akcipher_req.para.src_data_len",
+        dst_data_len: "u.akcipher_req.para.dst_data_len", fill: "u.akcipher_req.padding",
+    });
     // The structure of common configuration ends at 56 in older headers; its fields have names of
     // their own there, and these two have only those.
     let at = |c: &str, rust: usize, source| Line { c: c.to_owned(), rust: rust as u64, source };
+    // What the specification has behind the header's last field of an AEAD request is padding there.
+    let padding = "offsetof(struct virtio_crypto_op_data_req, u.aead_req.padding)";
+    lines.push(at(padding, offset_of!(sim::AeadRequest, tag_len), "sim::AeadRequest . tag_len"));
+    let after = |n| format!("{padding} + {n}");
+    lines.push(at(&after(4), offset_of!(sim::AeadRequest, reserved), "sim::AeadRequest . reserved"));
+    lines.push(at(&after(8), offset_of!(sim::AeadRequest, fill), "sim::AeadRequest . fill"));
     macro_rules! common_field {
         ($($field:ident : $c:literal),* $(,)?) => {
             $(lines.push(at($c, offset_of!(sim::CommonConfig, $field), concat!("sim::CommonConfig . ", stringify!($field))));)*
@@ -314,20 +360,58 @@ fn sim_constants() -> Vec<Line> {
         "VIRTIO_CRYPTO_OPCODE(4, 3)" => sim::opcode(4, 3),
         "VIRTIO_CRYPTO_CIPHER_CREATE_SESSION" => sim::CIPHER_CREATE_SESSION,
         "VIRTIO_CRYPTO_CIPHER_DESTROY_SESSION" => sim::CIPHER_DESTROY_SESSION,
+        "VIRTIO_CRYPTO_HASH_CREATE_SESSION" => sim::HASH_CREATE_SESSION,
         "VIRTIO_CRYPTO_HASH_DESTROY_SESSION" => sim::HASH_DESTROY_SESSION,
+        "VIRTIO_CRYPTO_MAC_CREATE_SESSION" => sim::MAC_CREATE_SESSION,
         "VIRTIO_CRYPTO_MAC_DESTROY_SESSION" => sim::MAC_DESTROY_SESSION,
+        "VIRTIO_CRYPTO_AEAD_CREATE_SESSION" => sim::AEAD_CREATE_SESSION,
         "VIRTIO_CRYPTO_AEAD_DESTROY_SESSION" => sim::AEAD_DESTROY_SESSION,
         "VIRTIO_CRYPTO_AKCIPHER_CREATE_SESSION" => sim::AKCIPHER_CREATE_SESSION,
         "VIRTIO_CRYPTO_AKCIPHER_DESTROY_SESSION" => sim::AKCIPHER_DESTROY_SESSION,
-        "VIRTIO_CRYPTO_AKCIPHER_ENCRYPT" => sim::AKCIPHER_ENCRYPT,
-        "VIRTIO_CRYPTO_AKCIPHER_VERIFY" => sim::AKCIPHER_VERIFY,
-        "VIRTIO_CRYPTO_AKCIPHER_RSA" => sim::AKCIPHER_RSA,
         "VIRTIO_CRYPTO_CIPHER_ENCRYPT" => sim::CIPHER_ENCRYPT,
         "VIRTIO_CRYPTO_CIPHER_DECRYPT" => sim::CIPHER_DECRYPT,
+        "VIRTIO_CRYPTO_HASH" => sim::HASH,
+        "VIRTIO_CRYPTO_MAC" => sim::MAC,
+        "VIRTIO_CRYPTO_AEAD_ENCRYPT" => sim::AEAD_ENCRYPT,
+        "VIRTIO_CRYPTO_AEAD_DECRYPT" => sim::AEAD_DECRYPT,
+        "VIRTIO_CRYPTO_AKCIPHER_ENCRYPT" => sim::AKCIPHER_ENCRYPT,
+        "VIRTIO_CRYPTO_AKCIPHER_DECRYPT" => sim::AKCIPHER_DECRYPT,
+        "VIRTIO_CRYPTO_AKCIPHER_SIGN" => sim::AKCIPHER_SIGN,
+        "VIRTIO_CRYPTO_AKCIPHER_VERIFY" => sim::AKCIPHER_VERIFY,
         "VIRTIO_CRYPTO_CIPHER_AES_ECB" => sim::CIPHER_AES_ECB,
         "VIRTIO_CRYPTO_CIPHER_AES_CBC" => sim::CIPHER_AES_CBC,
         "VIRTIO_CRYPTO_CIPHER_AES_CTR" => sim::CIPHER_AES_CTR,
+        "VIRTIO_CRYPTO_CIPHER_AES_XTS" => sim::CIPHER_AES_XTS,
         "VIRTIO_CRYPTO_HASH_SHA1" => sim::HASH_SHA1,
+        "VIRTIO_CRYPTO_HASH_SHA_224" => sim::HASH_SHA_224,
+        "VIRTIO_CRYPTO_HASH_SHA_256" => sim::HASH_SHA_256,
+        "VIRTIO_CRYPTO_HASH_SHA_384" => sim::HASH_SHA_384,
+        "VIRTIO_CRYPTO_HASH_SHA_512" => sim::HASH_SHA_512,
+        "VIRTIO_CRYPTO_HASH_SHA3_224" => sim::HASH_SHA3_224,
+        "VIRTIO_CRYPTO_HASH_SHA3_256" => sim::HASH_SHA3_256,
+        "VIRTIO_CRYPTO_HASH_SHA3_384" => sim::HASH_SHA3_384,
+        "VIRTIO_CRYPTO_HASH_SHA3_512" => sim::HASH_SHA3_512,
+        "VIRTIO_CRYPTO_MAC_HMAC_SHA1" => sim::MAC_HMAC_SHA1,
+        "VIRTIO_CRYPTO_MAC_HMAC_SHA_224" => sim::MAC_HMAC_SHA_224,
+        "VIRTIO_CRYPTO_MAC_HMAC_SHA_256" => sim::MAC_HMAC_SHA_256,
+        "VIRTIO_CRYPTO_MAC_HMAC_SHA_384" => sim::MAC_HMAC_SHA_384,
+        "VIRTIO_CRYPTO_MAC_HMAC_SHA_512" => sim::MAC_HMAC_SHA_512,
+        "VIRTIO_CRYPTO_MAC_CMAC_AES" => sim::MAC_CMAC_AES,
+        "VIRTIO_CRYPTO_AEAD_GCM" => sim::AEAD_GCM,
+        "VIRTIO_CRYPTO_AEAD_CCM" => sim::AEAD_CCM,
+        "VIRTIO_CRYPTO_AEAD_CHACHA20_POLY1305" => sim::AEAD_CHACHA20_POLY1305,
+        "VIRTIO_CRYPTO_AKCIPHER_RSA" => sim::AKCIPHER_RSA,
+        "VIRTIO_CRYPTO_AKCIPHER_KEY_TYPE_PUBLIC" => sim::AKCIPHER_KEY_TYPE_PUBLIC,
+        "VIRTIO_CRYPTO_AKCIPHER_KEY_TYPE_PRIVATE" => sim::AKCIPHER_KEY_TYPE_PRIVATE,
+        "VIRTIO_CRYPTO_RSA_RAW_PADDING" => sim::RSA_RAW_PADDING,
+        "VIRTIO_CRYPTO_RSA_PKCS1_PADDING" => sim::RSA_PKCS1_PADDING,
+        "VIRTIO_CRYPTO_RSA_NO_HASH" => sim::RSA_NO_HASH,
+        "VIRTIO_CRYPTO_RSA_MD5" => sim::RSA_MD5,
+        "VIRTIO_CRYPTO_RSA_SHA1" => sim::RSA_SHA1,
+        "VIRTIO_CRYPTO_RSA_SHA256" => sim::RSA_SHA256,
+        "VIRTIO_CRYPTO_RSA_SHA384" => sim::RSA_SHA384,
+        "VIRTIO_CRYPTO_RSA_SHA512" => sim::RSA_SHA512,
+        "VIRTIO_CRYPTO_RSA_SHA224" => sim::RSA_SHA224,
         "VIRTIO_CRYPTO_OP_ENCRYPT" => sim::OP_ENCRYPT,
         "VIRTIO_CRYPTO_OP_DECRYPT" => sim::OP_DECRYPT,
         "VIRTIO_CRYPTO_SYM_OP_CIPHER" => sim::SYM_OP_CIPHER,

@@ -7,7 +7,7 @@ use crate::chain::Rules;
 use crate::data;
 use crate::error::DriverError;
 use crate::rng::Rng;
-use crate::wire::CipherRequest;
+use crate::wire::DataHeader;
 use crate::worker::Worker;
 
 /// Ids far beyond any table. The lower half stays right, for a driver that looks at no more.
@@ -84,9 +84,9 @@ impl Worker<'_> {
         let Self { queue, dma, sessions, chain, scratch, config, .. } = self;
         chain.walk(queue, head, dma, rules)?;
         if marks.session_lost {
-            let mut request = CipherRequest::new_zeroed();
-            if chain.readable().read(dma, request.as_mut_bytes()).is_some() {
-                sessions.remove(request.header.session_id.get());
+            let mut header = DataHeader::new_zeroed();
+            if chain.readable().read(dma, header.as_mut_bytes()).is_some() {
+                sessions.remove(header.session_id.get());
             }
         }
         match marks.status {

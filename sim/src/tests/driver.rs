@@ -174,6 +174,16 @@ impl Driver {
         at
     }
 
+    /// Where the next place will be, to come back to with [`release`](Self::release).
+    pub(crate) fn mark(&self) -> usize {
+        self.top
+    }
+
+    /// What was allocated since `mark` is free again.
+    pub(crate) fn release(&mut self, mark: usize) {
+        self.top = mark;
+    }
+
     /// Puts bytes there.
     pub(crate) fn put(&mut self, bytes: &[u8]) -> u64 {
         let at = self.alloc(bytes.len());
@@ -301,26 +311,39 @@ impl Driver {
         self.get(answer_at, answer as usize)
     }
 
-    /// Creates a session: id or status.
-    pub(crate) fn create(&mut self, algo: u32, op: u32, key: &[u8]) -> Result<u64, u32> {
+    /// Creates a session of any service: `body` is words by their place in the request. Id or status.
+    pub(crate) fn create_any(
+        &mut self,
+        opcode: u32,
+        algo: u32,
+        body: &[(usize, u32)],
+        key: &[u8],
+    ) -> Result<u64, u32> {
         let mut request = vec![0; 72];
-        request[0..4].copy_from_slice(&2_u32.to_le_bytes());
-        request[4..8].copy_from_slice(&algo.to_le_bytes());
-        request[16..20].copy_from_slice(&algo.to_le_bytes());
-        request[20..24].copy_from_slice(&(key.len() as u32).to_le_bytes());
-        request[24..28].copy_from_slice(&op.to_le_bytes());
-        request[64..68].copy_from_slice(&1_u32.to_le_bytes());
+        for (at, word) in [(0, opcode), (4, algo)].iter().chain(body) {
+            request[*at..at + 4].copy_from_slice(&word.to_le_bytes());
+        }
         request.extend_from_slice(key);
         let answer = self.control(&request, 16);
         let status = u32::from_le_bytes(answer[8..12].try_into().unwrap());
         if status == 0 { Ok(u64::from_le_bytes(answer[..8].try_into().unwrap())) } else { Err(status) }
     }
 
-    pub(crate) fn destroy(&mut self, id: u64) -> u8 {
+    /// Destroys a session by the opcode of any service.
+    pub(crate) fn destroy_any(&mut self, opcode: u32, id: u64) -> u8 {
         let mut request = vec![0; 72];
-        request[0..4].copy_from_slice(&3_u32.to_le_bytes());
+        request[0..4].copy_from_slice(&opcode.to_le_bytes());
         request[16..24].copy_from_slice(&id.to_le_bytes());
         self.control(&request, 1)[0]
+    }
+
+    /// Creates a session of a cipher: id or status.
+    pub(crate) fn create(&mut self, algo: u32, op: u32, key: &[u8]) -> Result<u64, u32> {
+        self.create_any(2, algo, &[(16, algo), (20, key.len() as u32), (24, op), (64, 1)], key)
+    }
+
+    pub(crate) fn destroy(&mut self, id: u64) -> u8 {
+        self.destroy_any(3, id)
     }
 
     pub(crate) fn status(&self) -> u8 {

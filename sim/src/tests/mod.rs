@@ -6,5 +6,8 @@ mod faults;
 mod hostile;
 mod registers;
 mod requests;
+mod rsa;
+mod rsa_vectors;
+mod services;
 
 pub(crate) use driver::{Driver, Part};

@@ -149,10 +149,14 @@ fn queue_registers_hold_what_is_written_and_a_reset_clears_them() {
 fn the_device_config_says_what_there_is() {
     let driver = bare("queues=3");
     let config: Vec<u32> = (0..14).map(|at| driver.r32(0x2000 + 4 * at)).collect();
-    assert_eq!(config, [1, 3, 1, 0x1c, 0, 0, 0, 0, 0, 64, 512, 0, 64 << 20, 0]);
+    assert_eq!(config, [1, 3, 0x1f, 0x201c, 0, 0x7fc, 0x400_007c, 0, 0xe, 64, 512, 2, 64 << 20, 0]);
     let driver = bare("quirks=qemu");
-    let config: Vec<u32> = (0..4).map(|at| driver.r32(0x2000 + 4 * at)).collect();
-    assert_eq!(config, [1, 1, 0x17, 8]);
+    let config: Vec<u32> = (0..12).map(|at| driver.r32(0x2000 + 4 * at)).collect();
+    assert_eq!(config, [1, 1, 0x17, 8, 0, 4, 0, 0, 0, 64, 512, 2]);
+    // Masks are those of what is offered.
+    let driver = bare("services=mac+aead");
+    let config: Vec<u32> = (0..12).map(|at| driver.r32(0x2000 + 4 * at)).collect();
+    assert_eq!(config, [1, 1, 0xc, 0, 0, 0, 0x400_007c, 0, 0xe, 64, 512, 0]);
 }
 
 #[test]

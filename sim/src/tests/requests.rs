@@ -174,7 +174,9 @@ fn wrong_requests_are_answered_by_their_status() {
     chained[64] = 2;
     for (request, status) in [
         (header(0, 3, session, 16, 64, 64), 0),
-        (header(0x100, 3, session, 16, 64, 64), 3),
+        (header(0x100, 3, session, 16, 64, 64), 4),
+        (header(0x500, 3, session, 16, 64, 64), 3),
+        (header(2, 3, session, 16, 64, 64), 3),
         (chained, 3),
         (header(0, 3, session ^ 1 << 40, 16, 64, 64), 4),
         (header(0, 3, session + 1, 16, 64, 64), 4),
@@ -198,7 +200,8 @@ fn wrong_requests_are_answered_by_their_status() {
     }
     assert_eq!(driver.sim.stats().faults, 0);
     // Sessions.
-    assert_eq!(driver.create(13, 1, &key()), Err(3));
+    assert_eq!(driver.create(12, 1, &key()), Err(3));
+    assert_eq!(driver.create(13, 1, &key()), Err(1));
     assert_eq!(driver.create(3, 1, &[0; 17]), Err(1));
     assert_eq!(driver.create(3, 1, &[0; 65]), Err(1));
     assert_eq!(driver.create(3, 3, &key()), Err(1));
@@ -445,9 +448,12 @@ fn speed_of_the_device() {
         let each = spent.as_nanos() as f64 / done as f64;
         println!("{config:14} {len:8} bytes: {each:10.1} ns each, {:8.1} MB/s", f64::from(len) * 1e3 / each);
     }
-    let cipher =
-        crate::crypto::Cipher::new(crate::crypto::Mode::Cbc, crate::crypto::Direction::Encrypt, &key())
-            .unwrap();
+    let cipher = crate::crypto::cipher::Cipher::new(
+        crate::crypto::cipher::Mode::Cbc,
+        crate::crypto::Direction::Encrypt,
+        &key(),
+    )
+    .unwrap();
     let mut data = vec![0; 16_384];
     let start = Instant::now();
     for _ in 0..5000 {
