@@ -4,10 +4,12 @@
 //!   run       one size with a poll thread: sets up, starts the workers, adds up
 //!     worker  one submitting thread: its contexts, its deliveries, its burst
 //!   phased    one size without a poll thread: burst, device, drain; in TSC ticks
+//!   op        the operations by their names
 //!   work      what is asked of the device, and what has to come out
 //!   report    one object or one line for each size
 //! ```
 
+mod op;
 mod phased;
 mod report;
 mod run;
@@ -20,11 +22,15 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use ringbell::{Cipher, Device, DeviceOptions, DeviceState, Direction, Stats};
+use ringbell::{Device, DeviceOptions, DeviceState, Stats};
 
 use crate::cli::{Idle, SpeedArgs, Wake};
-use crate::device::{DeviceName, offered_cipher};
+use crate::device::DeviceName;
 use crate::error::{Error, Result};
+use op::Op;
+
+/// Bytes of a request, unless told otherwise.
+const DEFAULT_SIZE: usize = 1024;
 
 /// When a run ends.
 #[derive(Clone, Copy, Debug)]
@@ -37,8 +43,8 @@ pub(crate) enum Limit {
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     pub(crate) device: DeviceName,
-    pub(crate) op: Cipher,
-    pub(crate) direction: Direction,
+    pub(crate) op: Op,
+    /// Bytes of a request; of RSA, of the modulus.
     pub(crate) size: usize,
     pub(crate) in_flight: usize,
     pub(crate) threads: usize,
@@ -235,7 +241,7 @@ pub(crate) fn run(args: &SpeedArgs) -> Result<()> {
 }
 
 fn plans(args: &SpeedArgs, device: &DeviceName, opened: &Device) -> Result<Vec<Plan>> {
-    let op = offered_cipher(opened, &device.text, &args.op)?;
+    let op = Op::read(&args.op, args.decrypt, opened)?;
     let (in_flight, threads) = (args.in_flight as usize, args.threads as usize);
     let wrong = |what: &str, why: String| Err(Error::usage(format!("measure with {what}"), why));
     if in_flight < threads {
@@ -253,21 +259,23 @@ fn plans(args: &SpeedArgs, device: &DeviceName, opened: &Device) -> Result<Vec<P
         let why = format!("a burst has to fit in the queue of {depth} requests; lower --in-flight");
         return wrong(&format!("--phased --in-flight {in_flight}"), why);
     }
-    for size in &args.sizes {
-        if size % op.granule() != 0 {
-            let why = format!("{op} takes multiples of {} bytes", op.granule());
+    let sizes = match (op, args.sizes.as_slice()) {
+        (Op::Rsa(rsa), []) => vec![rsa.size()],
+        (Op::Rsa(_), [size, ..]) => {
+            let why = format!("the size of {op} is that of its modulus; drop --size");
             return wrong(&format!("--size {size}"), why);
         }
-        let most = opened.capabilities().max_request;
-        if *size as u64 > most {
-            let why = format!("device {} takes {most} bytes at most", device.text);
+        (_, []) => vec![DEFAULT_SIZE],
+        (_, sizes) => sizes.to_vec(),
+    };
+    for size in &sizes {
+        if let Some(why) = op.refuses(*size, opened) {
             return wrong(&format!("--size {size}"), why);
         }
     }
     let plan = |size: &usize| Plan {
         device: device.clone(),
         op,
-        direction: if args.decrypt { Direction::Decrypt } else { Direction::Encrypt },
         size: *size,
         in_flight,
         threads,
@@ -279,7 +287,7 @@ fn plans(args: &SpeedArgs, device: &DeviceName, opened: &Device) -> Result<Vec<P
         failover: args.failover,
         progress: !args.json && std::io::stderr().is_terminal(),
     };
-    Ok(args.sizes.iter().map(plan).collect())
+    Ok(sizes.iter().map(plan).collect())
 }
 
 /// Says how a run goes, on a terminal.
