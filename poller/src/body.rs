@@ -173,8 +173,8 @@ impl Body {
         self.by_software
     }
 
-    /// Does the operation on this thread. `None` where there is no software for it.
-    pub(crate) fn do_by_software(&mut self) -> Option<Answer> {
+    /// Does the operation on this thread.
+    pub(crate) fn do_by_software(&mut self) -> Result<Answer, Fault> {
         self.by_software = true;
         let spec = self.session.spec();
         if let Some(chain) = &mut self.chain {
@@ -182,11 +182,12 @@ impl Body {
             if answer == Answer::No {
                 self.forget_unproven();
             }
-            return Some(answer);
+            return Ok(answer);
         }
-        let Purpose::Cipher(cipher, direction) = spec.purpose else { return None };
+        let (Purpose::Cipher(cipher, direction), Some(source)) = (spec.purpose, &mut self.source) else {
+            return Err(Fault::DeviceFailed);
+        };
         let iv = &self.iv[..cipher.iv_len()];
-        let source = self.source.as_mut()?;
         let data: &mut [u8] = match &mut self.destination {
             Some(destination) => {
                 destination.copy_from_slice(source);

@@ -2,13 +2,13 @@
 //! buffer.
 
 use ringbell_drivers::dma::DmaBuffer;
-use ringbell_drivers::engine::{Direction, Purpose, RsaOperation, SessionSpec};
+use ringbell_drivers::engine::{DeviceStatus, Direction, Purpose, RsaOperation, SessionSpec};
 use ringbell_drivers::virtio_crypto::{ChainJob, ChainOperation, Place};
 use ringbell_drivers::{Error, Result};
 
 use crate::device::Inner;
 use crate::not_made::NotMade;
-use crate::request::Answer;
+use crate::request::{Answer, Fault};
 
 /// What the request brings beside its session and its buffers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -337,15 +337,15 @@ impl Chain {
         (self.inputs, self.outputs)
     }
 
-    /// Does it by software; the answer, or `None` where there is none for it.
-    pub(crate) fn do_by_software(&mut self, spec: &SessionSpec) -> Option<Answer> {
+    /// Does it by software.
+    pub(crate) fn do_by_software(&mut self, spec: &SessionSpec) -> Result<Answer, Fault> {
         let input: Vec<u8> = self.input_pieces().flatten().copied().collect();
         let Some(result) = crate::software::compute_chain(spec, &self.detail, input)? else {
-            return Some(Answer::No);
+            return Ok(Answer::No);
         };
         if !self.job.result().is_empty() {
             self.computed = Some(result);
-            return Some(Answer::Yes);
+            return Ok(Answer::Yes);
         }
         self.written = Some(result.len());
         let buffers = if self.in_place { &mut self.inputs } else { &mut self.outputs };
@@ -355,7 +355,7 @@ impl Chain {
             buffer[..now.len()].copy_from_slice(now);
             rest = later;
         }
-        rest.is_empty().then_some(Answer::Yes)
+        if rest.is_empty() { Ok(Answer::Yes) } else { Err(Fault::Device(DeviceStatus::Err)) }
     }
 }
 

@@ -10,8 +10,9 @@ use common::kinds::{KINDS, Kinds};
 use common::{FOR_EVER, Rng, oracle, wait_until};
 use ringbell::sim::Sim;
 use ringbell::{
-    Answer, Cipher, Clock, Device, DeviceOptions, DeviceState, Direction, Fault, ManualClock, ManualPoller,
-    Poller, PollerConfig, Reason, Status, WaitCtx,
+    Aead, Algorithm, Answer, Cipher, Clock, Device, DeviceOptions, DeviceState, DeviceStatus, Direction,
+    Fault, Hash, Mac, ManualClock, ManualPoller, Poller, PollerConfig, Reason, Request, RsaHash, RsaPadding,
+    Status, WaitCtx,
 };
 
 /// Faults after which no device comes back.
@@ -117,6 +118,146 @@ fn what_is_submitted_to_a_failed_device_is_done_by_software_and_right() {
         assert_eq!(stats.accepted, stats.deliveries + stats.detached);
         assert_eq!((stats.leaked_bytes, stats.stray_writes), (0, 0));
     }
+}
+
+/// How a request ended, and its output.
+type End = (Result<Answer, Fault>, Vec<u8>);
+
+const RSA_KEY: &[u8] = include_bytes!("../../poller/cli/src/speed/keys/rsa-1024-test-key.pem");
+
+impl Bench {
+    /// One request to its end.
+    fn end(&mut self, request: Request) -> End {
+        let ctx = WaitCtx::new();
+        let mut request = Some(request);
+        self.until("room", |_| match request.take().map(|request| request.submit(&ctx)) {
+            Some(Err(refused)) => {
+                assert_eq!(refused.status(), Status::Eagain, "{refused}");
+                request = Some(refused.into_request());
+                false
+            }
+            _ => true,
+        });
+        self.until("the end", |_| !ctx.is_busy());
+        let done = ctx.take().unwrap();
+        assert_eq!(done.by_software(), self.device.state() == DeviceState::Failed);
+        (done.result(), done.request().outputs().collect::<Vec<_>>().concat())
+    }
+
+    /// Input in one buffer or cut into two.
+    fn input(&self, data: &[u8]) -> ringbell::Buffers {
+        let (first, second) = data.split_at(data.len() / 3);
+        match data.len() % 2 {
+            0 => self.device.buffer_from(data).unwrap().into(),
+            _ => [first, second].map(|part| self.device.buffer_from(part).unwrap()).into(),
+        }
+    }
+
+    /// All operations, one after the other, the same each time: what it was, and how it ended.
+    fn everything(&mut self) -> Vec<(String, End)> {
+        self.rng = Rng::new(11);
+        let mut ends = Vec::new();
+        for len in [1, 15, 16, 47, 64, 1000] {
+            let data = self.rng.bytes(len);
+            for cipher in Cipher::ALL {
+                if !len.is_multiple_of(cipher.granule()) || len < cipher.least() {
+                    continue;
+                }
+                let (key, iv) = (self.rng.bytes(cipher.key_len()), self.rng.bytes(cipher.iv_len()));
+                let key = self.device.cipher_key(cipher, &key).unwrap();
+                for direction in [Direction::Encrypt, Direction::Decrypt] {
+                    let output = self.device.buffer(len).unwrap().into();
+                    let request = key.scatter(direction, &iv, self.input(&data), Some(output)).unwrap();
+                    ends.push((format!("{cipher} {direction:?}, {len} bytes"), self.end(request)));
+                }
+            }
+            for hash in Hash::ALL {
+                let request = self.device.hasher(hash).unwrap().digest(self.input(&data)).unwrap();
+                ends.push((format!("{hash}, {len} bytes"), self.end(request)));
+            }
+            for mac in Mac::ALL {
+                let key = self.rng.bytes(*mac.key_lens().start().max(&5));
+                let request = self.device.mac_key(mac, &key).unwrap().compute(self.input(&data)).unwrap();
+                ends.push((format!("{mac}, {len} bytes"), self.end(request)));
+            }
+            for aead in Aead::ALL {
+                for tag_len in aead.tag_lens() {
+                    let key = self.rng.bytes(aead.key_len());
+                    let key = self.device.aead_key_with_tag(aead, &key, *tag_len).unwrap();
+                    let nonce = self.rng.bytes(aead.nonce_lens().end() - tag_len % aead.nonce_lens().count());
+                    let aad = self.rng.bytes(13);
+                    let output = |len| self.device.buffer(len).unwrap();
+                    let what = format!("{aead}, tag of {tag_len}, {len} bytes");
+                    let seal = key.seal_into(&nonce, &aad, self.input(&data), output(len + tag_len)).unwrap();
+                    let mut sealed = self.end(seal).1;
+                    assert_eq!(sealed.len(), len + tag_len, "{what}");
+                    for wrong in [false, true] {
+                        let at = self.rng.below(sealed.len());
+                        sealed[at] ^= u8::from(wrong);
+                        let output = self.device.buffer(len).unwrap();
+                        let open = key.open_into(&nonce, &aad, self.input(&sealed), output).unwrap();
+                        let end = self.end(open);
+                        let wanted = if wrong { (Answer::No, &[][..]) } else { (Answer::Yes, &data[..]) };
+                        assert_eq!((end.0, &end.1[..]), (Ok(wanted.0), wanted.1), "{what}");
+                    }
+                    ends.push((what, (Ok(Answer::Yes), sealed)));
+                }
+            }
+        }
+        self.rsa(&mut ends);
+        ends
+    }
+
+    fn rsa(&mut self, ends: &mut Vec<(String, End)>) {
+        for hash in RsaHash::ALL {
+            let key = self.device.rsa_key(RsaPadding::Pkcs1(hash), RSA_KEY).unwrap();
+            let digest = self.rng.bytes(hash.hash().output_len());
+            let signed = self.end(key.sign(self.input(&digest)).unwrap());
+            let mut signature = signed.1.clone();
+            ends.push((format!("signature, {}", hash.hash()), signed));
+            for wrong in [0, 1] {
+                signature[70] ^= wrong;
+                let end = self.end(key.verify(self.input(&signature), self.input(&digest)).unwrap());
+                assert_eq!(end.0, Ok(if wrong == 0 { Answer::Yes } else { Answer::No }));
+            }
+            let secret = self.rng.bytes(47);
+            let sealed = self.end(key.encrypt(self.input(&secret)).unwrap()).1;
+            ends.push((
+                format!("decryption, {}", hash.hash()),
+                self.end(key.decrypt(self.input(&sealed)).unwrap()),
+            ));
+            assert_eq!(ends.last().unwrap().1.1, secret);
+            // Its padding is none.
+            let error = self.end(key.decrypt(self.input(&signature)).unwrap());
+            assert_eq!(error, (Err(Fault::Device(DeviceStatus::Err)), Vec::new()));
+        }
+        let key = self.device.rsa_key(RsaPadding::Raw, RSA_KEY).unwrap();
+        let mut number = self.rng.bytes(key.size());
+        number[0] = 0;
+        for encrypt in [true, false] {
+            let input = self.input(&number);
+            let request = if encrypt { key.encrypt(input) } else { key.decrypt(input) };
+            ends.push((format!("raw RSA, encrypt: {encrypt}"), self.end(request.unwrap())));
+        }
+    }
+}
+
+#[test]
+fn whatever_a_device_does_software_does_the_same() {
+    let mut bench = bench();
+    let before = bench.everything();
+    let offered = bench.device.capabilities().algorithms();
+    assert!(offered.contains(&Algorithm::Rsa(RsaPadding::Raw)), "{offered:?}");
+    bench.fail("remove");
+    let after = bench.everything();
+    assert_eq!(before.len(), after.len());
+    for ((what, device), (_, software)) in before.iter().zip(&after) {
+        assert_eq!(device, software, "{what}");
+    }
+    assert_eq!(bench.device.capabilities().algorithms(), offered);
+    let stats = bench.device.stats();
+    assert!(stats.failed_over as usize >= after.len(), "{stats:?}");
+    assert_eq!((stats.leaked_bytes, stats.stray_writes), (0, 0));
 }
 
 #[test]

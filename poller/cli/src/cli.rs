@@ -49,6 +49,8 @@ Examples:
   ringbell speed
   ringbell speed --size 64 --size 16k --threads 2 --device sim:queues=2
   ringbell speed --op aes-256-ctr --decrypt --ops 1000000 --json
+  ringbell speed --op chacha20-poly1305 --size 16k
+  ringbell speed --op rsa-2048-sign --in-flight 8
   ringbell speed --device sim:compute=none --size 64 --in-flight 32 --phased
   ringbell speed --size 64 --size 1k --size 16k --plot speed.svg
   ringbell speed --device sim:fault=needs-reset@10000 --json
@@ -65,16 +67,18 @@ pub(crate) struct SpeedArgs {
     #[arg(long, value_name = "ADDR", default_value = "sim:")]
     pub(crate) device: String,
 
-    /// The operation; "list" prints those that the device offers
+    /// The operation: aes-128-cbc, aes-256-gcm, sha256, hmac-sha256, rsa-2048-sign; "list" prints those that
+    /// the device offers
     #[arg(long, value_name = "NAME", default_value = "aes-128-cbc")]
     pub(crate) op: String,
 
-    /// Decrypt instead of encrypting
+    /// Decrypt (AEAD: open) instead of encrypting
     #[arg(long)]
     pub(crate) decrypt: bool,
 
-    /// Bytes of each request, 64 to 1048576 (64k, 1m); several sizes are measured one after another
-    #[arg(long = "size", value_name = "BYTES", default_value = "1024", value_parser = size)]
+    /// Bytes of each request, 64 to 1048576 (64k, 1m); several sizes are measured one after another; RSA's
+    /// is the modulus's [default: 1024]
+    #[arg(long = "size", value_name = "BYTES", value_parser = size)]
     pub(crate) sizes: Vec<usize>,
 
     /// Requests kept in flight, by all threads together: one wait context each

@@ -2,7 +2,7 @@
 
 use ringbell::address::Address;
 use ringbell::sim::{Compute, SimConfig};
-use ringbell::{Cipher, Device};
+use ringbell::{Aead, Cipher, Device, Mode};
 
 use crate::error::{Error, Result};
 
@@ -41,19 +41,23 @@ fn wrong(text: &str, why: String) -> Error {
     Error::usage(format!("read device address '{text}'"), why)
 }
 
-/// The cipher of that name, where the device offers it.
+/// The cipher of that name, where the device offers it, for `crypt`: XTS it does not take.
 pub(crate) fn offered_cipher(device: &Device, address: &str, name: &str) -> Result<Cipher> {
-    let offered = device.capabilities().ciphers;
-    let names = offered.iter().map(|cipher| cipher.name()).collect::<Vec<_>>().join(", ");
+    let offered: Vec<_> = device.capabilities().ciphers;
+    let for_streams = offered.iter().filter(|cipher| cipher.mode() != Mode::Xts);
+    let names = for_streams.map(|cipher| cipher.name()).collect::<Vec<_>>().join(", ");
+    let offers = format!("device {address} offers {names}");
     match name.parse::<Cipher>() {
         Ok(cipher) if offered.contains(&cipher) => Ok(cipher),
-        Ok(cipher) => Err(Error::failed(
-            format!("use {cipher}"),
-            format!("device {address} does not offer it; it offers {names}"),
-        )),
-        Err(_) => Err(Error::usage(
-            format!("use cipher '{name}'"),
-            format!("there is none of that name; device {address} offers {names}"),
-        )),
+        Ok(cipher) => Err(Error::failed(format!("use {cipher}"), format!("it is not offered; {offers}"))),
+        Err(_) => {
+            let why = if name.parse::<Aead>().is_ok() {
+                "what is authenticated is written only when all of it has been read, and a stream is not \
+                 (openssl enc refuses it too)"
+            } else {
+                "there is no cipher of that name"
+            };
+            Err(Error::usage(format!("use cipher '{name}'"), format!("{why}; {offers}")))
+        }
     }
 }

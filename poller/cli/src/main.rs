@@ -6,7 +6,7 @@
 //!   crypt      a file or a pipe through the accelerator
 //!   functions  list, bind, unbind: who has the PCI functions of this machine
 //!   pages      completions and man pages, generated from cli
-//!   software   AES by another implementation than the simulator's: the judge of results
+//!   software   other implementations than the simulator's: the judge of results
 //!   files      input, and output that appears whole or not at all
 //!   device     addresses and ciphers, as the commands share them
 //!   out, error stdout and messages

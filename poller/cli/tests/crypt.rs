@@ -218,6 +218,8 @@ fn wrong_usage_is_one_line_and_status_2() {
         &["--cipher", cbc, "-K", k, "--iv", "zz"],
         &["--cipher", cbc, "-K", k, "--iv", "\u{fc}\n"],
         &["--cipher", "aes-128-xts", "-K", KEY, "--iv", IV],
+        &["--cipher", "aes-128-gcm", "-K", k, "--iv", IV],
+        &["--cipher", "sha256", "-K", k, "--iv", IV],
         &["--cipher", "des-cbc", "-K", k, "--iv", IV],
         &["--cipher", cbc, "--iv", IV],
         &["--cipher", cbc, "-K", k, "--key-file", "x", "--iv", IV],
@@ -235,6 +237,11 @@ fn wrong_usage_is_one_line_and_status_2() {
     assert!(failed(&short, 2, "short").contains("32"));
     let unknown = through(ringbell().args(["--cipher", "rot13", "-K", k]), b"");
     assert!(failed(&unknown, 2, "unknown").contains("aes-256-ctr"));
+    for cipher in ["aes-256-gcm", "chacha20-poly1305", "hmac-sha256", "rsa-2048-encrypt"] {
+        let refused = through(ringbell().args(["--cipher", cipher, "-K", k]), b"");
+        let line = failed(&refused, 2, cipher);
+        assert!(line.contains("aes-256-ctr") && !line.contains("xts"), "{line}");
+    }
 }
 
 #[test]

@@ -86,22 +86,117 @@ fn every_result_is_checked_and_every_request_accounted_for() {
     }
 }
 
+/// Keys and modes that are a contract: at least one of each kind.
+const OPERATIONS: [&str; 14] = [
+    "aes-128-cbc",
+    "aes-256-xts",
+    "aes-128-gcm",
+    "aes-256-ccm",
+    "chacha20-poly1305",
+    "sha256",
+    "sha3-256",
+    "hmac-sha256",
+    "cmac-aes-128",
+    "rsa-2048-sign",
+    "rsa-2048-verify",
+    "rsa-2048-encrypt",
+    "rsa-4096-raw-decrypt",
+    "rsa-1024-decrypt",
+];
+
+fn list(device: &str) -> Vec<String> {
+    let out = ringbell(&["speed", "--op", "list", "--device", device]).output().unwrap();
+    assert!(out.status.success());
+    String::from_utf8(out.stdout).unwrap().lines().map(str::to_owned).collect()
+}
+
+/// Whether it encrypts and, with `--decrypt`, decrypts.
+fn has_direction(op: &str) -> bool {
+    (op.starts_with("aes-") || op.starts_with("chacha20-")) && !op.contains("cmac")
+}
+
 #[test]
 fn every_operation_that_is_listed_works_both_ways() {
-    let list = ringbell(&["speed", "--op", "list"]).output().unwrap();
-    assert!(list.status.success());
-    let list = String::from_utf8(list.stdout).unwrap();
-    assert!(list.lines().count() >= 9 && list.contains("aes-128-cbc\n"));
-    for op in list.lines() {
-        for direction in [&[][..], &["--decrypt"]] {
-            let args: Vec<&str> =
-                ["--ops", "300", "--size", "1k", "--op", op].iter().chain(direction).copied().collect();
-            assert_eq!(measure(&args)[0]["op"], op);
-        }
+    let list = list("sim:");
+    assert_eq!(list.len(), 11 + 7 + 9 + 8 + 4 * 6, "{list:?}");
+    for op in OPERATIONS {
+        assert!(list.iter().any(|listed| listed == op), "{op}");
     }
+    let run = |op: &str| {
+        let rsa = op.starts_with("rsa-");
+        // Large keys take their time in software.
+        let limit = match (rsa, op.starts_with("rsa-1024")) {
+            (false, _) => &["--ops", "300", "--size", "1k"][..],
+            (_, true) => &["--ops", "300"],
+            _ => &["--ops", "40", "--in-flight", "8"],
+        };
+        let mut args = limit.to_vec();
+        args.extend(["--op", op]);
+        let object = &measure(&args)[0];
+        assert_eq!(object["op"], op);
+        assert_eq!(object.get("direction").is_some(), has_direction(op), "{object}");
+        let size = if rsa { op[4..8].parse::<u64>().unwrap() / 8 } else { 1024 };
+        assert_eq!(number(object, "size"), size);
+        if has_direction(op) {
+            args.push("--decrypt");
+            assert_eq!(measure(&args)[0]["direction"], "decrypt");
+        } else {
+            args.extend(["--decrypt"]);
+            let args: Vec<&str> = ["speed"].iter().chain(&args).copied().collect();
+            assert!(fail(&args, 2).contains("--decrypt"), "{op}");
+        }
+    };
+    list.iter().for_each(|op| run(op));
     let json = ringbell(&["speed", "--op", "list", "--json"]).output().unwrap();
     let json: Value = serde_json::from_slice(&json.stdout).unwrap();
-    assert_eq!(json["ops"].as_array().unwrap().len(), list.lines().count());
+    assert_eq!(json["ops"], Value::from(list));
+}
+
+#[test]
+fn what_is_listed_is_what_the_device_offers() {
+    let hashes = list("sim:services=hash");
+    assert!(hashes.len() == 9 && hashes.contains(&"sha3-224".to_owned()), "{hashes:?}");
+    let error = fail(&["speed", "--device", "sim:services=hash", "--op", "rsa-2048-sign"], 1);
+    assert!(error.contains("does not offer") && error.contains("sha256"), "{error}");
+    let qemu = list("sim:quirks=qemu");
+    assert!(qemu.contains(&"rsa-2048-sign".to_owned()), "{qemu:?}");
+    assert!(!qemu.contains(&"aes-128-gcm".to_owned()), "{qemu:?}");
+}
+
+#[test]
+fn operations_of_all_kinds_run_in_phases_by_fd_and_on_several_threads() {
+    for op in OPERATIONS {
+        let rsa = op.starts_with("rsa-");
+        let count = if rsa { "32" } else { "3000" };
+        for extra in [
+            &["--phased", "--in-flight", "16"][..],
+            &["--wake", "fd", "--in-flight", "8"],
+            &["--threads", "3", "--in-flight", "9", "--device", "sim:queues=2,order=shuffle"],
+        ] {
+            let args: Vec<&str> = ["--op", op, "--ops", count].iter().chain(extra).copied().collect();
+            assert_eq!(number(&measure(&args)[0], "submitted"), count.parse::<u64>().unwrap());
+        }
+        let object = &measure(&["--op", op, "--ops", "500", "--device", "sim:compute=none"])[0];
+        assert_eq!((number(object, "verified"), &object["compute"]), (0, &Value::from("none")));
+    }
+}
+
+#[test]
+fn sizes_without_blocks_fit_all_but_block_modes() {
+    for op in OPERATIONS {
+        if op.starts_with("rsa-") {
+            assert!(fail(&["speed", "--op", op, "--size", "256"], 2).contains("drop --size"), "{op}");
+        } else if op == "aes-128-cbc" {
+            assert!(fail(&["speed", "--op", op, "--size", "100"], 2).contains("multiples of 16"), "{op}");
+        } else {
+            for decrypt in [&[][..], &["--decrypt"]] {
+                if decrypt.is_empty() || has_direction(op) {
+                    let args = ["--op", op, "--size", "65", "--size", "100001", "--ops", "50"];
+                    measure(&args.iter().chain(decrypt).copied().collect::<Vec<_>>());
+                }
+            }
+        }
+    }
 }
 
 #[test]
@@ -225,6 +320,45 @@ fn with_every_fault_the_accounting_is_right_and_the_status_says_whether_the_devi
     })
     .into_iter()
     .for_each(|joined| joined.unwrap());
+}
+
+#[test]
+fn operations_of_all_kinds_outlive_faults() {
+    for (op, device, recovers) in [
+        ("aes-128-gcm", "sim:fault=needs-reset@1000", true),
+        ("chacha20-poly1305", "sim:fault=session-lost@1000", true),
+        ("sha256", "sim:fault=drop@1000", true),
+        ("hmac-sha256", "sim:fault=status-garbage@1000", true),
+        ("aes-128-xts", "sim:fault=bad-len@1000", true),
+        ("aes-128-ccm", "sim:fault=op-error@1000", false),
+    ] {
+        let args = ["speed", "--json", "--op", op, "--device", device, "--ops", "5000"];
+        let out = ringbell(&args).env("RINGBELL_LOG", "off").output().unwrap();
+        let object: Value = serde_json::from_slice(&out.stdout).unwrap_or_else(|e| panic!("{op}: {e}"));
+        let get = |key| number(&object, key);
+        assert_eq!(out.status.success(), recovers, "{object}");
+        assert_eq!((get("submitted"), get("callbacks")), (5000, 5000), "{object}");
+        assert_eq!(get("submitted"), get("completed") + get("errors"), "{object}");
+        assert_eq!((get("verified"), get("mismatches")), (get("completed"), 0), "{object}");
+        assert!(get("errors") > 0 && (get("recoveries") > 0) == recovers, "{object}");
+    }
+}
+
+#[test]
+fn failover_does_the_work_of_every_kind() {
+    for op in OPERATIONS {
+        let rsa = op.starts_with("rsa-");
+        let (ops, fault) = if rsa { (24, 9) } else { (4000, 1001) };
+        let (count, device) = (ops.to_string(), format!("sim:fault=remove@{fault}"));
+        let args = ["speed", "--json", "--failover", "--op", op, "--in-flight", "8", "--ops", &count];
+        let out = ringbell(&args).args(["--device", &device]).env("RINGBELL_LOG", "off").output().unwrap();
+        let object: Value = serde_json::from_slice(&out.stdout).unwrap_or_else(|e| panic!("{op}: {e}"));
+        assert_eq!(out.status.code(), Some(0), "{object}");
+        // Each has an output of its own, or its result stands apart: also those in flight are done.
+        assert_eq!((number(&object, "verified"), number(&object, "errors")), (ops, 0), "{object}");
+        assert_eq!(number(&object, "mismatches"), 0, "{object}");
+        assert_eq!(number(&object, "failed_over"), ops - (fault - 1), "{object}");
+    }
 }
 
 #[test]
@@ -380,7 +514,12 @@ fn wrong_usage_is_one_line_and_status_2() {
         &["--in-flight", "0"],
         &["--threads", "0"],
         &["--in-flight", "2", "--threads", "3"],
-        &["--op", "aes-128-gcm"],
+        &["--op", "aes-128-gcm2"],
+        &["--op", "sha256", "--decrypt"],
+        &["--op", "rsa-2048-sign", "--decrypt"],
+        &["--op", "rsa-2048-sign", "--size", "256"],
+        &["--op", "rsa-512-sign"],
+        &["--op", "rsa-2048-raw-sign"],
         &["--device", "nonsense"],
         &["--device", "sim:nonsense"],
         &["--phased", "--threads", "2"],

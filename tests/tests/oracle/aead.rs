@@ -349,10 +349,7 @@ fn what_can_never_work_is_a_clear_error() {
         invalid(key.open(&nonce, b"", buffer(15)).map(drop).map_err(Error::from), "tag");
         invalid(key.open_into(&nonce, b"", buffer(26), buffer(9)).map(drop).map_err(Error::from), "10");
         for len in [0, aead.key_len() - 1, aead.key_len() + 1] {
-            invalid(
-                device.aead_key(aead, &vec![0; len]).map(drop),
-                &aead.key_len().to_string(),
-            );
+            invalid(device.aead_key(aead, &vec![0; len]).map(drop), &aead.key_len().to_string());
         }
         for tag in (0..=20).filter(|tag| !aead.tag_lens().contains(tag)) {
             invalid(device.aead_key_with_tag(aead, &bytes, tag).map(drop), "16");

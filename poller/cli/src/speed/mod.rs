@@ -5,11 +5,13 @@
 //!     worker  one submitting thread: its contexts, its deliveries, its burst
 //!     tasks   the same with futures, and an executor for them
 //!   phased    one size without a poll thread: burst, device, drain; in TSC ticks
+//!   op        the operations by their names
 //!   work      what is asked of the device, and what has to come out
 //!   report    one object or one line for each size
 //!   plot      all sizes as a figure
 //! ```
 
+mod op;
 mod phased;
 mod plot;
 mod report;
@@ -24,11 +26,15 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use ringbell::{Cipher, Device, DeviceOptions, DeviceState, Direction, Stats};
+use ringbell::{Device, DeviceOptions, DeviceState, Stats};
 
 use crate::cli::{Idle, SpeedArgs, Wake};
-use crate::device::{DeviceName, offered_cipher};
+use crate::device::DeviceName;
 use crate::error::{Error, Result};
+use op::Op;
+
+/// Bytes of a request, unless told otherwise.
+const DEFAULT_SIZE: usize = 1024;
 
 /// When a run ends.
 #[derive(Clone, Copy, Debug)]
@@ -41,8 +47,8 @@ pub(crate) enum Limit {
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     pub(crate) device: DeviceName,
-    pub(crate) op: Cipher,
-    pub(crate) direction: Direction,
+    pub(crate) op: Op,
+    /// Bytes of a request; of RSA, of the modulus.
     pub(crate) size: usize,
     pub(crate) in_flight: usize,
     pub(crate) threads: usize,
@@ -244,7 +250,7 @@ pub(crate) fn run(args: &SpeedArgs) -> Result<()> {
 }
 
 fn plans(args: &SpeedArgs, device: &DeviceName, opened: &Device) -> Result<Vec<Plan>> {
-    let op = offered_cipher(opened, &device.text, &args.op)?;
+    let op = Op::read(&args.op, args.decrypt, opened)?;
     let (in_flight, threads) = (args.in_flight as usize, args.threads as usize);
     let wrong = |what: &str, why: String| Err(Error::usage(format!("measure with {what}"), why));
     if in_flight < threads {
@@ -263,21 +269,23 @@ fn plans(args: &SpeedArgs, device: &DeviceName, opened: &Device) -> Result<Vec<P
         let why = format!("a burst has to fit in the queue of {depth} requests; lower --in-flight");
         return wrong(&format!("--phased --in-flight {in_flight}"), why);
     }
-    for size in &args.sizes {
-        if size % op.granule() != 0 {
-            let why = format!("{op} takes multiples of {} bytes", op.granule());
+    let sizes = match (op, args.sizes.as_slice()) {
+        (Op::Rsa(rsa), []) => vec![rsa.size()],
+        (Op::Rsa(_), [size, ..]) => {
+            let why = format!("the size of {op} is that of its modulus; drop --size");
             return wrong(&format!("--size {size}"), why);
         }
-        let most = opened.capabilities().max_request;
-        if *size as u64 > most {
-            let why = format!("device {} takes {most} bytes at most", device.text);
+        (_, []) => vec![DEFAULT_SIZE],
+        (_, sizes) => sizes.to_vec(),
+    };
+    for size in &sizes {
+        if let Some(why) = op.refuses(*size, opened) {
             return wrong(&format!("--size {size}"), why);
         }
     }
     let plan = |size: &usize| Plan {
         device: device.clone(),
         op,
-        direction: if args.decrypt { Direction::Decrypt } else { Direction::Encrypt },
         size: *size,
         in_flight,
         threads,
@@ -289,7 +297,7 @@ fn plans(args: &SpeedArgs, device: &DeviceName, opened: &Device) -> Result<Vec<P
         failover: args.failover,
         progress: !args.json && std::io::stderr().is_terminal(),
     };
-    Ok(args.sizes.iter().map(plan).collect())
+    Ok(sizes.iter().map(plan).collect())
 }
 
 /// Says how a run goes, on a terminal.

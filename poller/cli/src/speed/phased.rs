@@ -78,7 +78,7 @@ pub(super) fn measure(plan: &Plan, interrupt: &Interrupt) -> Result<Measured> {
                 taken.completions.push((number, delivery.take()));
             });
         });
-        let mut request = work::request(&key, plan.direction, &job, &pool)?;
+        let mut request = work::request(&key, &job, &pool)?;
         job.fill(&pool, &mut request);
         requests.push(Some(request));
         slots.push(Slot { ctx, job });
@@ -275,7 +275,7 @@ impl Work {
                     counts.completed += 1;
                     if pool.checked() {
                         counts.verified += 1;
-                        counts.mismatches += u64::from(!slot.job.verify(completion.request().output()));
+                        counts.mismatches += u64::from(!slot.job.verify(pool, &completion));
                     }
                 }
                 Err(fault) => {

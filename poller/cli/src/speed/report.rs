@@ -1,9 +1,10 @@
 //! Results: an object for programs, a line for people.
 
 use hdrhistogram::Histogram;
-use ringbell::{Device, DeviceState, Direction};
+use ringbell::{Device, DeviceState};
 use serde::Serialize;
 
+use super::op::Op;
 use super::{Cycles, Measured, Plan};
 use crate::cli::SpeedArgs;
 use crate::error::{Error, Result};
@@ -13,7 +14,9 @@ use crate::out;
 #[derive(Serialize)]
 pub(super) struct Object<'a> {
     device: &'a str,
-    op: &'a str,
+    op: String,
+    /// None of what has no direction.
+    #[serde(skip_serializing_if = "str::is_empty")]
     direction: &'a str,
     pub(super) size: usize,
     in_flight: usize,
@@ -115,11 +118,8 @@ pub(super) fn object<'a>(plan: &'a Plan, measured: &Measured) -> Object<'a> {
     let rate = |count: f64| if seconds > 0.0 { (count / seconds * 10.0).round() / 10.0 } else { 0.0 };
     Object {
         device: &plan.device.text,
-        op: plan.op.name(),
-        direction: match plan.direction {
-            Direction::Encrypt => "encrypt",
-            Direction::Decrypt => "decrypt",
-        },
+        op: plan.op.to_string(),
+        direction: plan.op.direction(),
         size: plan.size,
         in_flight: plan.in_flight,
         threads: plan.threads,
@@ -159,7 +159,7 @@ fn state_name(state: DeviceState) -> &'static str {
 impl Object<'_> {
     /// What was measured, in words.
     pub(super) fn subject(&self) -> String {
-        format!("{} {} on {}", self.op, self.direction, self.device)
+        format!("{} on {}", [self.op.as_str(), self.direction].join(" ").trim_end(), self.device)
     }
 
     /// How it was measured, in words.
@@ -273,9 +273,9 @@ pub(super) fn operations(args: &SpeedArgs, device: &Device) -> Result<()> {
     #[derive(Serialize)]
     struct Operations<'a> {
         device: &'a str,
-        ops: Vec<&'a str>,
+        ops: Vec<String>,
     }
-    let ops: Vec<_> = device.capabilities().ciphers.iter().map(|cipher| cipher.name()).collect();
+    let ops: Vec<_> = Op::offered(&device.capabilities()).map(|op| op.to_string()).collect();
     if args.json {
         let object = Operations { device: &args.device, ops };
         let text = serde_json::to_string(&object).map_err(|e| Error::failed("write JSON", e))?;

@@ -17,8 +17,8 @@ use crate::error::{Error, Result};
 
 /// A submitting thread in the making.
 enum Submitter {
-    Plain(Worker),
-    Tasks(TaskWorker),
+    Plain(Box<Worker>),
+    Tasks(Box<TaskWorker>),
 }
 
 impl Submitter {
@@ -114,9 +114,11 @@ fn workers(plan: &Plan, device: &Device) -> Result<Vec<Submitter>> {
             };
             let jobs = jobs.by_ref().take(contexts).collect();
             if plan.wake == Wake::Future {
-                return TaskWorker::new(plan, device, &key, &pool, jobs, budget).map(Submitter::Tasks);
+                return TaskWorker::new(device, &key, &pool, jobs, budget)
+                    .map(|worker| Submitter::Tasks(Box::new(worker)));
             }
-            Worker::new(plan, device, &key, &pool, jobs, budget, owned).map(Submitter::Plain)
+            Worker::new(plan, device, &key, &pool, jobs, budget, owned)
+                .map(|worker| Submitter::Plain(Box::new(worker)))
         })
         .collect()
 }

@@ -15,11 +15,11 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::Instant;
 
 use ringbell::clock::ticks;
-use ringbell::{CipherKey, Device, Request, TaskCtx};
+use ringbell::{Device, Request, TaskCtx};
 
-use super::work::{self, Job, Pool};
+use super::work::{self, Job, Key, Pool};
 use super::worker::{Inbox, Outcome, PATIENCE};
-use super::{Counts, Plan, histogram};
+use super::{Counts, histogram};
 use crate::error::Result;
 
 /// One submitting thread.
@@ -27,8 +27,7 @@ pub(super) struct TaskWorker {
     slots: Vec<(TaskCtx, Job, Request)>,
     budget: u64,
     pool: Arc<Pool>,
-    key: CipherKey,
-    plan: Plan,
+    key: Key,
     result: Outcome,
 }
 
@@ -40,8 +39,7 @@ struct Shared<'a> {
     in_flight: Cell<u64>,
     last_delivery: Cell<Instant>,
     pool: &'a Pool,
-    key: &'a CipherKey,
-    plan: &'a Plan,
+    key: &'a Key,
     result: RefCell<&'a mut Outcome>,
 }
 
@@ -67,22 +65,19 @@ impl Wake for TaskWaker {
 impl TaskWorker {
     /// A worker for these jobs, with its contexts and requests.
     pub(super) fn new(
-        plan: &Plan,
         device: &Device,
-        key: &CipherKey,
+        key: &Key,
         pool: &Arc<Pool>,
         jobs: Vec<Job>,
         budget: u64,
     ) -> Result<Self> {
-        let slot =
-            |job: Job| Ok((TaskCtx::new(device), work::request(key, plan.direction, &job, pool)?, job));
+        let slot = |job: Job| Ok((TaskCtx::new(device), work::request(key, &job, pool)?, job));
         let slots = jobs.into_iter().map(slot).collect::<Result<Vec<_>>>()?;
         Ok(Self {
             slots: slots.into_iter().map(|(ctx, request, job)| (ctx, job, request)).collect(),
             budget,
             pool: Arc::clone(pool),
             key: key.clone(),
-            plan: plan.clone(),
             result: Outcome {
                 counts: Counts::default(),
                 latency: histogram()?,
@@ -95,7 +90,7 @@ impl TaskWorker {
 
     /// Keeps everything in flight until `stop` or the end of the budget, then waits for the rest.
     pub(super) fn run(self, stop: &AtomicBool) -> Outcome {
-        let Self { slots, budget, pool, key, plan, mut result } = self;
+        let Self { slots, budget, pool, key, mut result } = self;
         let inbox = Arc::new(Inbox::new(slots.len()));
         inbox.is_of_this_thread();
         let shared = Shared {
@@ -105,7 +100,6 @@ impl TaskWorker {
             last_delivery: Cell::new(Instant::now()),
             pool: &pool,
             key: &key,
-            plan: &plan,
             result: RefCell::new(&mut result),
         };
         let mut live = slots.len();
@@ -214,7 +208,7 @@ async fn task(shared: &Shared<'_>, mut ctx: TaskCtx, mut job: Job, mut request: 
         request = completion.into_request();
         if request.input().is_empty() {
             // Its buffers are with the device still.
-            match work::request(shared.key, shared.plan.direction, &job, shared.pool) {
+            match work::request(shared.key, &job, shared.pool) {
                 Ok(new) => request = new,
                 Err(_) => return,
             }

@@ -18,11 +18,9 @@ use crossbeam_utils::CachePadded;
 use hdrhistogram::Histogram;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use ringbell::clock::ticks;
-use ringbell::{
-    CipherKey, Completion, Delivery, Device, Direction, OwnedQueue, Refused, Request, Status, WaitCtx,
-};
+use ringbell::{Completion, Delivery, Device, OwnedQueue, Refused, Request, Status, WaitCtx};
 
-use super::work::{self, Job, Pool};
+use super::work::{self, Job, Key, Pool};
 use super::{Counts, Plan, histogram};
 use crate::cli::Wake;
 use crate::error::{Error, Result};
@@ -133,8 +131,7 @@ pub(super) struct Worker {
     source: Source,
     inbox: Arc<Inbox>,
     pool: Arc<Pool>,
-    key: CipherKey,
-    direction: Direction,
+    key: Key,
     /// Deliveries collected and not looked at: context, tick.
     batch: Vec<(u32, u64)>,
     result: Outcome,
@@ -162,7 +159,7 @@ impl Outcome {
                 counts.completed += 1;
                 if pool.checked() {
                     counts.verified += 1;
-                    counts.mismatches += u64::from(!job.verify(completion.request().output()));
+                    counts.mismatches += u64::from(!job.verify(pool, completion));
                 }
             }
             Err(fault) => {
@@ -178,7 +175,7 @@ impl Worker {
     pub(super) fn new(
         plan: &Plan,
         device: &Device,
-        key: &CipherKey,
+        key: &Key,
         pool: &Arc<Pool>,
         jobs: Vec<Job>,
         budget: u64,
@@ -212,7 +209,7 @@ impl Worker {
                     ctx
                 }
             };
-            let mut request = work::request(key, plan.direction, &job, pool)?;
+            let mut request = work::request(key, &job, pool)?;
             job.fill(pool, &mut request);
             ready.push((number, request));
             slots.push(Slot { ctx, job, started: 0 });
@@ -234,7 +231,6 @@ impl Worker {
             inbox,
             pool: Arc::clone(pool),
             key: key.clone(),
-            direction: plan.direction,
             result: Outcome {
                 counts: Counts::default(),
                 latency,
@@ -406,7 +402,7 @@ impl Worker {
         let mut request = completion.into_request();
         if request.input().is_empty() {
             // Its buffers are with the device still.
-            request = work::request(&self.key, self.direction, &slot.job, &self.pool).ok()?;
+            request = work::request(&self.key, &slot.job, &self.pool).ok()?;
         }
         slot.job.fill(&self.pool, &mut request);
         Some(request)

@@ -1,4 +1,13 @@
-//! The work of a failed device, done on the poll thread by software.
+//! The work of a failed device, done on the poll thread by software: the queue of what waits for it.
+
+#[cfg(feature = "failover")]
+mod ccm;
+#[cfg(feature = "failover")]
+mod compute;
+#[cfg(not(feature = "failover"))]
+mod none;
+#[cfg(feature = "failover")]
+mod rsa;
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -14,6 +23,11 @@ use crate::owned::refuse;
 use crate::refusal::{Reason, Refused};
 use crate::request::{Fault, Request};
 use crate::stats::QueueCounters;
+
+#[cfg(feature = "failover")]
+pub(crate) use compute::{compute, compute_chain};
+#[cfg(not(feature = "failover"))]
+pub(crate) use none::{compute, compute_chain};
 
 /// Bytes done in one pass, but at least one request: other devices of the poller wait for it.
 const BUDGET: usize = 64 << 10;
@@ -118,7 +132,7 @@ impl Software {
         let done = entries.len();
         let mut tally = Tally::default();
         for InFlight { claim, mut body } in entries {
-            let outcome = body.do_by_software().ok_or(Fault::DeviceFailed);
+            let outcome = body.do_by_software();
             if let Some(claim) = claim {
                 deliver_caught(claim, body, outcome, &mut tally, fds);
             }
@@ -180,94 +194,4 @@ impl Software {
         tally.add_to(&self.counters);
         tally.errors
     }
-}
-
-/// As [`compute`], for a request with a chain of its own: `None` where there is no software for it,
-/// `Some(None)` where the answer is no.
-#[cfg(not(feature = "failover"))]
-pub(crate) fn compute_chain(
-    _: &ringbell_drivers::engine::SessionSpec,
-    _: &crate::chain::Detail,
-    _: Vec<u8>,
-) -> Option<Option<Vec<u8>>> {
-    None
-}
-
-/// As [`compute`], for a request with a chain of its own: `None` where there is no software for it,
-/// `Some(None)` where the answer is no.
-#[cfg(feature = "failover")]
-pub(crate) fn compute_chain(
-    spec: &ringbell_drivers::engine::SessionSpec,
-    detail: &crate::chain::Detail,
-    mut data: Vec<u8>,
-) -> Option<Option<Vec<u8>>> {
-    use ringbell_drivers::engine::Purpose;
-    match (spec.purpose, detail) {
-        (Purpose::Cipher(cipher, direction), crate::chain::Detail::Nonce { nonce, .. }) => {
-            compute(cipher, direction, &spec.key, nonce, &mut data)?;
-            Some(Some(data))
-        }
-        _ => None,
-    }
-}
-
-/// Without the feature nobody asks for it: see `PollerConfig::check`.
-#[cfg(not(feature = "failover"))]
-pub(crate) fn compute(
-    _: ringbell_drivers::engine::Cipher,
-    _: ringbell_drivers::engine::Direction,
-    _: &[u8],
-    _: &[u8],
-    _: &mut [u8],
-) -> Option<()> {
-    None
-}
-
-/// AES by aws-lc, in place. `None` where the key or the data has no length that the cipher has.
-#[cfg(feature = "failover")]
-pub(crate) fn compute(
-    cipher: ringbell_drivers::engine::Cipher,
-    direction: ringbell_drivers::engine::Direction,
-    key: &[u8],
-    iv: &[u8],
-    data: &mut [u8],
-) -> Option<()> {
-    use aws_lc_rs::cipher::{
-        AES_128, AES_192, AES_256, DecryptingKey, DecryptionContext, EncryptingKey, EncryptionContext,
-        UnboundCipherKey,
-    };
-    use aws_lc_rs::iv::FixedLength;
-    use ringbell_drivers::engine::{Direction, Mode};
-
-    let algorithm = match key.len() {
-        16 => &AES_128,
-        24 => &AES_192,
-        32 => &AES_256,
-        _ => return None,
-    };
-    let key = UnboundCipherKey::new(algorithm, key).ok()?;
-    let iv = || <[u8; 16]>::try_from(iv).ok().map(FixedLength::from);
-    match (cipher.mode(), direction) {
-        // The same both ways.
-        (Mode::Ctr, _) => {
-            let context = EncryptionContext::Iv128(iv()?);
-            EncryptingKey::ctr(key).ok()?.less_safe_encrypt(data, context).ok()?;
-        }
-        (Mode::Cbc, Direction::Encrypt) => {
-            let context = EncryptionContext::Iv128(iv()?);
-            EncryptingKey::cbc(key).ok()?.less_safe_encrypt(data, context).ok()?;
-        }
-        (Mode::Cbc, Direction::Decrypt) => {
-            let context = DecryptionContext::Iv128(iv()?);
-            DecryptingKey::cbc(key).ok()?.decrypt(data, context).ok()?;
-        }
-        (Mode::Ecb, Direction::Encrypt) => {
-            EncryptingKey::ecb(key).ok()?.less_safe_encrypt(data, EncryptionContext::None).ok()?;
-        }
-        (Mode::Ecb, Direction::Decrypt) => {
-            DecryptingKey::ecb(key).ok()?.decrypt(data, DecryptionContext::None).ok()?;
-        }
-        _ => return None,
-    }
-    Some(())
 }
