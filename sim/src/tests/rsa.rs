@@ -398,7 +398,7 @@ fn long_keys_do_not_keep_the_device_to_themselves() {
         let symmetric = driver.put(&[request(0x100, 4, sha, &[64, 32]), vec![1; 64]].concat());
         let out = (driver.put(&[0; 513]), 513, true);
         let core = driver.sim.core_for_test().upgrade().unwrap();
-        let mut turns = |driver: &mut Driver, input, count| {
+        let turns = |driver: &mut Driver, input, count| {
             (0..count).for_each(|_| _ = driver.submit(0, &[input, out], true));
             core.device().kicked(0);
             let mut turns = Vec::new();
