@@ -108,14 +108,14 @@ impl<T, R> Posted<T, R> {
     /// Takes the lock of the cell. False: another has it.
     #[inline(always)]
     fn lock(&self) -> bool {
-        // Acquire: pairs with the Release in `unlock`. Release: a waiter that finds it taken looks around, and
-        // sees what `wake_waiter` comes after.
+        // Acquire: pairs with the Release in `unlock`. Release, also where it fails: a waiter that finds it
+        // taken, or that gives it back, looks around and sees what `wake_waiter` comes after.
         !self.locked.swap(true, Ordering::AcqRel)
     }
 
     #[inline(always)]
     fn unlock(&self) {
-        // Release: the waker. Acquire: what one did that found the lock taken (`wake_waiter`).
+        // Release: the waker. Acquire: what one did before it found the lock taken (`wake_waiter`).
         self.locked.swap(false, Ordering::AcqRel);
     }
 
@@ -252,17 +252,12 @@ impl<T, R> Shared<Posted<T, R>> {
     /// Wakes who waits, without a result: there will be none. Who is about to wait sees what this thread did
     /// before.
     pub fn wake_waiter(&self) {
-        loop {
-            if self.lock() {
-                // SAFETY: nobody but who has the lock writes, and this thread has it.
-                let waker = self.waker.with(|waker| unsafe { (*waker).clone() });
-                self.unlock();
-                return waker.into_iter().for_each(Waker::wake);
-            }
-            // A waiter has it, and looks around once it has given it back: Release for that.
-            if self.locked.compare_exchange(true, true, Ordering::Release, Ordering::Relaxed).is_ok() {
-                return;
-            }
+        // Taken: by a waiter, which looks around once it has given it back; or by one that wakes as well.
+        if self.lock() {
+            // SAFETY: nobody but who has the lock writes, and this thread has it.
+            let waker = self.waker.with(|waker| unsafe { (*waker).clone() });
+            self.unlock();
+            waker.into_iter().for_each(Waker::wake);
         }
     }
 

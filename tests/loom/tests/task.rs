@@ -228,6 +228,24 @@ fn of_two_threads_that_wait_one_is_woken_or_one_finds_it_and_one_gets_it() {
 }
 
 #[test]
+fn a_new_waiter_leaves_the_last_one_alone_while_that_is_being_woken_whoever_took_the_result() {
+    loom::model(|| {
+        let (context, burnt) = (context(), counter());
+        let claim = context.claim().unwrap();
+        let ((_, waker), (_, another)) = (bell(), bell());
+        assert!(context.poll(&waker).is_none());
+        let other = context.clone();
+        let poll = thread::spawn(move || deliver(claim, 1, &burnt));
+        let taker = thread::spawn(move || other.take().is_some());
+        // Writes its waker into the cell, or finds that it may not: loom reports it where that overlaps.
+        let mine = context.poll(&another).is_some();
+        let theirs = taker.join().unwrap();
+        poll.join().unwrap();
+        assert!(!(mine && theirs));
+    });
+}
+
+#[test]
 fn a_thread_that_waits_hears_of_a_detach_or_sees_it() {
     loom::model(|| {
         let context = context();
