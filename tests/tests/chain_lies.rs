@@ -131,7 +131,8 @@ fn every_lie_about_every_kind_ends_each_request_once_and_the_device_comes_back()
     }
 }
 
-/// Of RSA alone the device knows how much it has written: that is believed as far as there was room.
+/// How long a decrypted message is the device alone knows: that is believed as far as there was room.
+/// Signatures are as long as the modulus.
 #[test]
 fn the_length_that_the_device_states_is_never_more_than_there_was_room() {
     let mut bench = Bench::new(true);
@@ -141,16 +142,31 @@ fn the_length_that_the_device_states_is_never_more_than_there_was_room() {
     key.prepare().unwrap();
     let hasher = bench.device.hasher(Hash::Sha1).unwrap();
     let signature = evp::rsa_sign(&oracle, RsaHash::Sha256, &[7; 32]);
+    let message = b"so long a message";
+    let sealed = evp::rsa_encrypt(&oracle, openssl::rsa::Padding::PKCS1, message);
     let ctx = WaitCtx::new();
     // The status byte counts.
-    for (said, got) in [(129, 128), (128, 127), (100, 99), (2, 1), (1, 0), (0, 0)] {
+    for (said, got) in [(129, 128), (128, 127), (100, 99), (18, 17), (2, 1), (1, 0), (0, 0)] {
+        bench.sim.inject(format!("bad-len@1:{said}").parse().unwrap());
+        submit(key.decrypt(bench.device.buffer_from(&sealed).unwrap()).unwrap(), &ctx);
+        bench.until("an end", |_| !ctx.is_busy());
+        let done = ctx.take().unwrap();
+        assert_eq!((done.result(), output(&done).len()), (Ok(Answer::Yes), got), "{said}");
+        let (plain, known) = (output(&done), got.min(message.len()));
+        assert_eq!(plain[..known], message[..known]);
+        let (_, outputs) = done.into_request().into_pieces();
+        assert_eq!(outputs.to_vec(), plain, "the buffer is as long as what is in it");
+
         bench.sim.inject(format!("bad-len@1:{said}").parse().unwrap());
         submit(key.sign(bench.device.buffer_from(&[7; 32]).unwrap()).unwrap(), &ctx);
         bench.until("an end", |_| !ctx.is_busy());
         let done = ctx.take().unwrap();
-        assert_eq!((done.result(), output(&done)), (Ok(Answer::Yes), signature[..got].to_vec()), "{said}");
-        let (_, outputs) = done.into_request().into_pieces();
-        assert_eq!(outputs.to_vec(), signature[..got], "the buffer is as long as what is in it");
+        if got == signature.len() {
+            assert_eq!((done.result(), output(&done)), (Ok(Answer::Yes), signature.clone()));
+        } else {
+            assert!(matches!(done.result(), Err(Fault::Device(_))), "{said}: {:?}", done.result());
+            assert!(output(&done).is_empty(), "{said}");
+        }
         // A digest has its length, whatever the device says.
         if said <= 21 {
             bench.sim.inject(format!("bad-len@1:{said}").parse().unwrap());

@@ -261,7 +261,6 @@ fn whatever_a_device_does_software_does_the_same() {
 }
 
 #[test]
-#[ignore = "software has the plain ciphers only"]
 fn every_kind_of_request_is_done_by_software_as_libcrypto_says() {
     for fault in DEADLY {
         let mut bench = bench();
@@ -291,7 +290,6 @@ fn every_kind_of_request_is_done_by_software_as_libcrypto_says() {
 }
 
 #[test]
-#[ignore = "software has the plain ciphers only"]
 fn requests_of_every_kind_that_were_in_flight_are_done_again_where_their_input_is_there() {
     for fault in ["remove@1", "remove@4"] {
         let mut bench = bench();
