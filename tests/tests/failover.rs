@@ -325,6 +325,21 @@ fn requests_of_every_kind_that_were_in_flight_are_done_again_where_their_input_i
 }
 
 #[test]
+fn rsa_in_software_is_one_request_a_pass() {
+    let mut bench = bench();
+    bench.fail("remove");
+    let key = bench.device.rsa_key(RsaPadding::Raw, RSA_KEY).unwrap();
+    let contexts = [(); 3].map(|()| WaitCtx::new());
+    for ctx in &contexts {
+        common::submit(key.encrypt(bench.input(&[1; 128])).unwrap(), ctx);
+    }
+    for left in [2, 1, 0] {
+        bench.poller.poll();
+        assert_eq!(contexts.iter().filter(|ctx| ctx.is_busy()).count(), left);
+    }
+}
+
+#[test]
 fn what_was_in_flight_with_a_separate_output_is_done_again_by_software() {
     for fault in ["remove@1", "remove@3", "remove@5"] {
         let mut bench = bench();

@@ -52,8 +52,8 @@ pub(crate) fn offered_cipher(device: &Device, address: &str, name: &str) -> Resu
         Ok(cipher) => Err(Error::failed(format!("use {cipher}"), format!("it is not offered; {offers}"))),
         Err(_) => {
             let why = if name.parse::<Aead>().is_ok() {
-                "what is authenticated is written only when all of it has been read, and a stream is not \
-                 (openssl enc refuses it too)"
+                "nothing of it may be written before the tag at its end is right, and a stream is written as it \
+                 comes (openssl enc refuses it too)"
             } else {
                 "there is no cipher of that name"
             };

@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use nix::sys::eventfd::EventFd;
+use ringbell_drivers::engine::Purpose;
 
 use crate::body::InFlight;
 use crate::context::{ContextClaim, Status, Target};
@@ -31,6 +32,14 @@ pub(crate) use none::{compute, compute_chain};
 
 /// Bytes done in one pass, but at least one request: other devices of the poller wait for it.
 const BUDGET: usize = 64 << 10;
+
+/// How much of the budget a request takes: its bytes, or all of it where few bytes are much work.
+fn effort(entry: &InFlight) -> usize {
+    match entry.body.purpose() {
+        Purpose::Rsa { .. } => BUDGET,
+        _ => entry.body.size(),
+    }
+}
 
 /// Requests that wait for software.
 pub(crate) struct Software {
@@ -121,7 +130,7 @@ impl Software {
             let mut left = BUDGET;
             let mut fits = |entry: &InFlight| {
                 let fits = left != 0;
-                left = left.saturating_sub(entry.body.size());
+                left = left.saturating_sub(effort(entry));
                 fits
             };
             let count = waiting.iter().take_while(|entry| fits(entry)).count();
