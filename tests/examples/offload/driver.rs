@@ -10,10 +10,8 @@ use ringbell::{Device, DeviceOptions, ManualPoller, OwnedQueue, PollerConfig, Re
 
 use crate::work::{IV, Key, Work};
 
-/// Requests that are submitted together.
-pub const BURST: usize = 32;
 /// Operations of a chunk: one figure of the median is the mean over so many.
-const CHUNK: usize = 64 * BURST;
+const CHUNK: usize = 2048;
 const CHUNKS: usize = 25;
 
 thread_local! {
@@ -31,7 +29,8 @@ pub struct Driver {
 }
 
 impl Driver {
-    pub fn new(work: Work, size: usize) -> Self {
+    /// With so many requests submitted together, which divide [`CHUNK`].
+    pub fn new(work: Work, size: usize, burst: usize) -> Self {
         let sim = Sim::stepped("compute=none".parse().expect("options")).expect("a simulator");
         let options = DeviceOptions::default();
         let device = Device::from_function(sim.function(), &options).expect("a device");
@@ -39,16 +38,16 @@ impl Driver {
         let poller = ManualPoller::new([&device], config).expect("a poller");
         let key = Key::new(work, &device);
         let queue = device.owned_queue().expect("a queue");
-        let contexts = (0..BURST).map(|_| {
+        let contexts = (0..burst).map(|_| {
             WaitCtx::with_callback(|delivery| {
                 if let Some(done) = delivery.take() {
                     DONE.with_borrow_mut(|list| list.push(done.into_request()));
                 }
             })
         });
-        let contexts = contexts.collect();
-        let requests = (0..BURST).map(|_| key.request(work, size, &device)).collect();
-        DONE.set(Vec::with_capacity(BURST));
+        let contexts: Vec<_> = contexts.collect();
+        let requests = (0..burst).map(|_| key.request(work, size, &device)).collect();
+        DONE.set(Vec::with_capacity(burst));
         Self { sim, poller, queue, requests, contexts, iv: IV, iv_len: work.iv_len() }
     }
 
@@ -65,8 +64,8 @@ impl Driver {
 
     /// Ticks of an operation, the mean of a chunk of bursts.
     fn chunk(&mut self) -> f64 {
-        let mut all = 0;
-        for _ in 0..CHUNK / BURST {
+        let (burst, mut all) = (self.contexts.len(), 0);
+        for _ in 0..CHUNK / burst {
             let begin = ticks();
             self.enqueue();
             let enqueued = ticks();
@@ -74,7 +73,7 @@ impl Driver {
             let drain = ticks();
             let mut done = self.poller.poll();
             let drained = ticks();
-            while done < BURST {
+            while done < burst {
                 done += self.poller.poll();
             }
             all += (enqueued - begin) + (drained - drain);

@@ -32,6 +32,8 @@ use work::{Kind, Work};
 
 /// Rounds, of which the middle one is printed, with the lowest and the highest behind it.
 const ROUNDS: usize = 3;
+/// Requests that the driver is given together.
+const BURST: usize = 32;
 const SIZES: [usize; 3] = [64, 1024, 16384];
 /// Where libcrypto is measured to find from which size on it takes longer than the driver.
 const FINE: [usize; 11] = [16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384];
@@ -61,8 +63,8 @@ impl Figure {
     }
 }
 
-const TIME: &[(f64, &str)] = &[(1e6, " ms"), (1e3, " us"), (0.0, " ns")];
-const RATE: &[(f64, &str)] = &[(1e6, " M"), (1e3, " k"), (0.0, "")];
+const TIME: &[(f64, &str)] = &[(1e6, " ms"), (1e3, " us"), (1.0, " ns")];
+const RATE: &[(f64, &str)] = &[(1e6, " M"), (1e3, " k"), (1.0, "")];
 
 /// One operation with one size.
 #[derive(Clone, Copy, Default)]
@@ -80,6 +82,8 @@ struct Cell {
 struct Row {
     work: Work,
     cells: Vec<Cell>,
+    /// The driver's, with one request at a time.
+    single: Figure,
     /// libcrypto's processor time with each of the fine sizes.
     fine: Vec<Figure>,
 }
@@ -94,10 +98,11 @@ impl Row {
             let cell = &mut self.cells[number];
             let (cpu, rate) = Libcrypto::new(self.work, *size).measure();
             (cell.libcrypto.0[round], cell.libcrypto_rate.0[round]) = (cpu, rate);
-            cell.driver.0[round] = Driver::new(self.work, *size).measure();
+            cell.driver.0[round] = Driver::new(self.work, *size, BURST).measure();
             let (cpu, rate) = Simulated::new(self.work, *size).measure();
             (cell.device_cpu.0[round], cell.device_rate.0[round]) = (cpu, rate);
         }
+        self.single.0[round] = Driver::new(self.work, SIZES[0], 1).measure();
         if self.work.kind() != Kind::Rsa {
             for (number, size) in FINE.iter().enumerate() {
                 self.fine[number].0[round] = Libcrypto::new(self.work, *size).measure_short();
@@ -105,10 +110,13 @@ impl Row {
         }
     }
 
-    /// From which size on libcrypto takes longer than the driver with any; "any size": the least of those
-    /// measured, too.
-    fn pays_from(&self) -> String {
-        let driver = self.cells.iter().map(|cell| cell.driver.middle()).fold(0.0, f64::max);
+    /// The driver's, in bursts: the most that it takes with any size.
+    fn driver(&self) -> f64 {
+        self.cells.iter().map(|cell| cell.driver.middle()).fold(0.0, f64::max)
+    }
+
+    /// From which size on libcrypto takes longer; "any size": with the least of those measured, too.
+    fn pays_from(&self, driver: f64) -> String {
         let longer = |figure: &Figure| figure.middle() > driver;
         let shorter = self.fine.iter().rposition(|figure| !longer(figure));
         match shorter.map_or(0, |last| last + 1) {
@@ -137,7 +145,7 @@ fn main() {
     let mut rows: Vec<Row> = Work::all()
         .map(|work| {
             let cells = vec![Cell::default(); if work.kind() == Kind::Rsa { 1 } else { SIZES.len() }];
-            Row { work, cells, fine: vec![Figure::default(); FINE.len()] }
+            Row { work, cells, single: Figure::default(), fine: vec![Figure::default(); FINE.len()] }
         })
         .collect();
     // Before anything is measured: that they do the same.
@@ -155,7 +163,7 @@ fn main() {
             }
         }
     }
-    println!("{}; {ROUNDS} rounds, driver in bursts of {}.\n", openssl::version::version(), driver::BURST);
+    println!("{}; {ROUNDS} rounds, driver in bursts of {BURST}.\n", openssl::version::version());
     let of = |kind: Kind| rows.iter().filter(move |row| row.work.kind() == kind);
     for kind in [Kind::Cipher, Kind::Aead, Kind::Hash, Kind::Mac] {
         cpu_table(kind.title(), of(kind));
@@ -168,13 +176,14 @@ fn main() {
 fn cpu_table<'a>(title: &str, rows: impl Iterator<Item = &'a Row>) {
     print!("| {title} |");
     SIZES.iter().for_each(|size| print!(" {}: libcrypto | driver |", bytes(*size)));
-    println!(" pays from |\n|{}", "---|".repeat(2 + 2 * SIZES.len()));
+    println!(" pays from | driver, one at a time | pays from |\n|{}", "---|".repeat(4 + 2 * SIZES.len()));
     for row in rows {
         print!("| {} |", row.work);
         for cell in &row.cells {
             print!(" {} | {} |", cell.libcrypto.print(TIME), cell.driver.print(TIME));
         }
-        println!(" {} |", row.pays_from());
+        let (burst, single) = (row.pays_from(row.driver()), row.pays_from(row.single.middle()));
+        println!(" {burst} | {} | {single} |", row.single.print(TIME));
     }
     println!();
 }
