@@ -295,7 +295,7 @@ pub trait Engine: Send + Sync + fmt::Debug {
     /// The session for a key, from the cache or new; nothing is asked of the device.
     ///
     /// # Errors
-    /// [`Error::NotOffered`], or [`Error::Invalid`] for a key that the device has no room for. The key's
+    /// [`Error::NotOffered`](crate::Error::NotOffered), or [`Error::Invalid`](crate::Error::Invalid) for a key that the device has no room for. The key's
     /// length is the caller's to check.
     fn session(&self, spec: SessionSpec) -> Result<Arc<Session>>;
 
@@ -309,7 +309,7 @@ pub trait Engine: Send + Sync + fmt::Debug {
     /// thread. Any thread but the poll thread's.
     ///
     /// # Errors
-    /// [`Error::Timeout`], [`Error::Refused`], or the device is down.
+    /// [`Error::Timeout`](crate::Error::Timeout), [`Error::Refused`](crate::Error::Refused), or the device is down.
     fn prepare_session(&self, session: &Arc<Session>, limit: Duration) -> Result<()>;
 
     /// Drains the control queue; the poll thread calls it while [`control_pending`] says so. True
@@ -361,7 +361,7 @@ pub trait Engine: Send + Sync + fmt::Debug {
     /// free; its queues must not be used any more.
     ///
     /// # Errors
-    /// [`Error::Gone`], or the function's.
+    /// [`Error::Gone`](crate::Error::Gone), or the function's.
     fn is_reset(&self) -> Result<bool>;
 
     /// Resets the whole function, for a device that does not finish its own reset. As after
