@@ -296,7 +296,7 @@ fn with_every_fault_the_accounting_is_right_and_the_status_says_whether_the_devi
         let device = format!("sim:fault={fault}");
         // The callback as well as the fd, in turn.
         let wake = if fault.len() % 2 == 0 { "callback" } else { "fd" };
-        let args = ["speed", "--json", "--device", &device, "--seconds", "0.5", "--wake", wake];
+        let args = ["speed", "--json", "--device", &device, "--ops", "20000", "--wake", wake];
         let out = ringbell(&args).env("RINGBELL_LOG", "off").output().unwrap();
         let object: Value = serde_json::from_slice(&out.stdout).unwrap_or_else(|e| panic!("{fault}: {e}"));
         let get = |key| number(&object, key);
