@@ -296,7 +296,7 @@ fn with_every_fault_the_accounting_is_right_and_the_status_says_whether_the_devi
         let device = format!("sim:fault={fault}");
         // Callbacks, wait fds and futures, in turn.
         let wake = ["callback", "fd", "future"][fault.len() % 3];
-        let args = ["speed", "--json", "--device", &device, "--seconds", "0.5", "--wake", wake];
+        let args = ["speed", "--json", "--device", &device, "--ops", "20000", "--wake", wake];
         let out = ringbell(&args).env("RINGBELL_LOG", "off").output().unwrap();
         let object: Value = serde_json::from_slice(&out.stdout).unwrap_or_else(|e| panic!("{fault}: {e}"));
         let get = |key| number(&object, key);
